@@ -1,0 +1,122 @@
+"""Every error this package raises on purpose, in one tree.
+
+A message has two halves: what is wrong (naming the value and the limit) and what to do next. Both are required, so no
+caller can raise an error that leaves its reader stranded. `exit_code` is what the command line returns for the leaf.
+"""
+
+from __future__ import annotations
+
+
+class RvcSparkError(Exception):
+    """Anything this package refuses or fails to do. Catch this to keep a session alive.
+
+    Args:
+        problem: what is wrong, with the offending value and the limit it broke.
+        next_step: the one thing the reader should try now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, next_step: str) -> None:
+        super().__init__(f"{problem} {next_step}" if problem.endswith((".", "!", "?")) else f"{problem}. {next_step}")
+        self.problem = problem
+        self.next_step = next_step
+
+    def __reduce__(self):  # the default would replay the joined message as one argument and fail across processes
+        return type(self), (self.problem, self.next_step)
+
+
+class ConfigError(RvcSparkError):
+    """A setting, an environment variable or a settings file has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class AudioError(RvcSparkError):
+    """A sound cannot be decoded, or is empty, too short, too long, not finite or of an impossible rate."""
+
+    exit_code = 3
+
+
+class TextError(RvcSparkError):
+    """A text is empty, too long or holds nothing that can be spoken."""
+
+    exit_code = 4
+
+
+class ModelFileError(RvcSparkError):
+    """A file with weights is not what it should be: wrong kind, damaged, wrong shapes, not finite or hostile."""
+
+    exit_code = 5
+
+
+class VoiceFileError(ModelFileError):
+    """A voice checkpoint (.pth) is refused; also when the chosen speaker does not exist in it."""
+
+
+class EncoderFileError(ModelFileError):
+    """A content encoder, as a folder or as a fairseq file, is refused."""
+
+
+class PitchModelError(ModelFileError):
+    """The weights of a pitch tracker are refused."""
+
+
+class IndexFileError(ModelFileError):
+    """A retrieval index is refused, does not fit the voice, or the choice between several is ambiguous."""
+
+
+class VoiceNotFoundError(RvcSparkError):
+    """No voice of that name is in the voices folder."""
+
+    exit_code = 6
+
+
+class PitchError(RvcSparkError):
+    """An f0 curve cannot be read, or a pitch method cannot work on this input."""
+
+    exit_code = 7
+
+
+class MissingPackageError(RvcSparkError):
+    """An optional package is needed for what was asked and is not installed."""
+
+    exit_code = 8
+
+
+class AssetError(RvcSparkError):
+    """A downloadable file is unknown, missing, or cannot be fetched."""
+
+    exit_code = 9
+
+
+class OfflineError(AssetError):
+    """A download is needed while offline mode is on."""
+
+
+class DownloadError(AssetError):
+    """No source of a file answered usefully: connection broken, stalled, refused, or not the file."""
+
+
+class ChecksumError(AssetError):
+    """A file came whole but is not the file the catalogue names."""
+
+
+class DiskSpaceError(AssetError):
+    """The disk has less free space than the work needs."""
+
+
+class ArchiveError(AssetError):
+    """An archive is damaged, too large when unpacked, or tries to write outside its folder."""
+
+
+class SpeechError(RvcSparkError):
+    """A text-to-speech engine cannot start or failed on this text or reference voice."""
+
+    exit_code = 10
+
+
+class OutputError(RvcSparkError):
+    """A result cannot be written where it was asked for."""
+
+    exit_code = 11
