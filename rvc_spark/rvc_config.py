@@ -1,0 +1,174 @@
+"""Where things are and on what they run. The only module that reads the environment and settings files.
+
+A value comes from, first to last: an argument, the environment, `./rvc_spark.yaml`, `rvc_spark.yaml` in the user's
+configuration folder, the default. Knows nothing of voices or sound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import yaml
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+from rvc_spark.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+SETTINGS_FILE = "rvc_spark.yaml"
+USER_SETTINGS = Path(platformdirs.user_config_dir("rvc_spark", appauthor=False)) / SETTINGS_FILE
+MIN_CUDA_CAPABILITY = (5, 3)  # older devices cannot run the kernels the networks need
+MIN_CUDA_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen among alternatives and why; shown wherever it mattered."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+def _default_root() -> Path:
+    """The checkout this package is imported from, else the user's data folder."""
+    checkout = PACKAGE.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "assets").is_dir():
+        return checkout
+    return Path(platformdirs.user_data_dir("rvc_spark", appauthor=False))
+
+
+def _named(legacy: str, name: str) -> Any:
+    """A field that is also read from the project's historic environment variable."""
+    return Field(default=None, validation_alias=AliasChoices(legacy, f"RVC_SPARK_{name.upper()}"))
+
+
+class RVCConfig(BaseSettings):
+    """Paths, device and precision. Raises ConfigError naming the value and the place it came from is at fault."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RVC_SPARK_", yaml_file=[USER_SETTINGS, Path(SETTINGS_FILE)], extra="forbid", frozen=True,
+        populate_by_name=True, hide_input_in_errors=False,
+    )  # fmt: skip
+
+    root: Path = Field(  # everything below hangs on it unless it is set on its own
+        default_factory=_default_root, validation_alias=AliasChoices("RVC_ROOT", "RVC_SPARK_ROOT")
+    )
+    weights: Path | None = _named("weight_root", "weights")  # voices, *.pth
+    indexes: Path | None = _named("index_root", "indexes")  # retrieval indexes and training runs
+    rmvpe: Path | None = _named("rmvpe_root", "rmvpe")  # folder of rmvpe.pt
+    hubert: Path | None = None  # content encoder: a folder, or a fairseq .pt
+    temp: Path | None = None  # scratch and the demo's output
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
+    offline: bool = False  # never open a socket
+    hf_token: str | None = Field(default=None, repr=False, validation_alias=AliasChoices("HF_TOKEN"))
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"setting {name}={first.get('input')!r}: {first['msg']}",
+                f"Correct it where it is set: argument, environment, ./{SETTINGS_FILE} or {USER_SETTINGS}.",
+            ) from error
+        except (yaml.YAMLError, SettingsError, UnicodeDecodeError, OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"a settings file cannot be read: {error}", f"Correct or remove ./{SETTINGS_FILE} or {USER_SETTINGS}."
+            ) from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, **_unused: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Arguments, environment, then the settings files."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+    @property
+    def assets_dir(self) -> Path:
+        """All downloads."""
+        return self.root / "assets"
+
+    @property
+    def weights_dir(self) -> Path:
+        """Voices (*.pth)."""
+        return self.weights or self.assets_dir / "weights"
+
+    @property
+    def index_dir(self) -> Path:
+        """Retrieval indexes and training runs, one folder per voice."""
+        return self.indexes or self.root / "logs"
+
+    @property
+    def rmvpe_path(self) -> Path:
+        """Weights of the RMVPE pitch tracker."""
+        return (self.rmvpe or self.assets_dir / "rmvpe") / "rmvpe.pt"
+
+    @property
+    def hubert_path(self) -> Path:
+        """The content encoder every community voice was trained with: the folder, or the fairseq file where only
+        that one is there."""
+        if self.hubert:
+            return self.hubert
+        folder, fairseq = self.assets_dir / "hubert" / "hubert_base", self.assets_dir / "hubert" / "hubert_base.pt"
+        return fairseq if fairseq.is_file() and not folder.is_dir() else folder
+
+    @property
+    def demo_dir(self) -> Path:
+        """The voice that comes with the package."""
+        shipped = PACKAGE / "demo"
+        return shipped if shipped.is_dir() else self.assets_dir / "demo"
+
+    @property
+    def temp_dir(self) -> Path:
+        """Scratch and demo output."""
+        return self.temp or self.root / "TEMP"
+
+    def device_choice(self) -> Choice:
+        """The torch device to use, with the reason. Raises ConfigError for a device this machine does not have."""
+        import torch
+
+        if self.device == "auto":
+            return _best_device()
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(
+                f"device={self.device!r} cannot be used here: {str(error).splitlines()[0]}", "Use device='auto'."
+            ) from error
+        return Choice(self.device, "as set")
+
+    def precision_choice(self) -> Choice:
+        """fp32, fp16 or bf16, with the reason."""
+        if self.precision == "auto":
+            return Choice("fp32", "exact")
+        if self.precision != "fp32" and not self.device_choice().value.startswith("cuda"):
+            return Choice("fp32", f"{self.precision} is for CUDA devices")
+        return Choice(self.precision, "as set")
+
+
+def _best_device() -> Choice:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Choice("cpu", "no CUDA device")
+    device = torch.cuda.get_device_properties(0)
+    if (device.major, device.minor) < MIN_CUDA_CAPABILITY:
+        return Choice("cpu", f"{device.name} is too old: capability {device.major}.{device.minor} < 5.3")
+    if device.total_memory < MIN_CUDA_BYTES:
+        return Choice("cpu", f"{device.name} has {device.total_memory >> 20} MiB, less than 4 GiB")
+    return Choice("cuda", device.name)

@@ -1,0 +1,346 @@
+"""VC: the encoders plus one loaded voice, and the conversion of anything that is sound.
+
+This is where files meet networks. It chooses (device, encoder, pitch tracker, index), keeps the reason of every choice
+and hands the sound to `rvc_spark.infer.pipeline`. It prints nothing and knows no notebook.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import torch
+
+from rvc_spark.audio import Audio, AudioReader, EncodeOptions, StreamResampler, open_audio, open_writer
+from rvc_spark.errors import AssetError, AudioError, EncoderFileError, OutputError, VoiceFileError
+from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
+from rvc_spark.infer.content import ContentEncoder, load_content_encoder
+from rvc_spark.infer.index import RetrievalIndex, read_index
+from rvc_spark.infer.index_find import find_index
+from rvc_spark.infer.pipeline import Engines, Progress, Rendering, Source
+from rvc_spark.infer.pitch import PitchTracker, load_tracker
+from rvc_spark.infer.sample_store import SampleStore
+from rvc_spark.infer.segments import SAMPLE_RATE, Cutting
+from rvc_spark.infer.settings import ConversionSettings
+from rvc_spark.infer.synthesizer import Synthesizer, load_synthesizer
+from rvc_spark.infer.voice_files import VoiceCard, VoiceListing, find_voice, list_voices, read_card
+from rvc_spark.rvc_config import Choice, RVCConfig
+
+SoundSource = str | Path | bytes | BinaryIO | Audio
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MIN_SECONDS = 0.01  # one frame; shorter sounds have no pitch and no content
+READ_SECONDS = 10  # of sound decoded at a time
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LoadedVoice:
+    """A voice ready to sing: what its file says, its index, and why that index."""
+
+    name: str
+    path: Path
+    info: VoiceInfo
+    card: VoiceCard
+    index: RetrievalIndex | None
+    index_choice: Choice
+
+
+@dataclass
+class Conversion:
+    """A converted recording and how it came about. The sound is read from disk when asked for, however long it is."""
+
+    voice: str
+    settings: ConversionSettings
+    engines: dict[str, Choice]  # device, precision, encoder, pitch, index, key: value and reason of each
+    source_f0: np.ndarray | None  # Hz per 10 ms, 0 = unvoiced; None for a voice without pitch
+    result_f0: np.ndarray | None
+    rate: int  # Hz
+    frames: int  # samples
+    source_seconds: float
+    elapsed: float  # seconds of work
+    path: Path | None
+    _store: SampleStore
+
+    @property
+    def audio(self) -> Audio:
+        """The result as float32 [T]."""
+        return Audio(self._store.array(), self.rate)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the result."""
+        return self.frames / self.rate
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work per second of sound; below 1 is faster than real time."""
+        return self.elapsed / self.source_seconds
+
+    def save(self, path: str | Path, options: EncodeOptions | None = None) -> Path:
+        """Write the result; the suffix chooses the format unless `options` does. Bounded memory, atomic."""
+        with open_writer(path, self.rate, 1, options or EncodeOptions()) as writer:
+            for block in self._store.blocks():
+                writer.write(block[None])
+        self.path = Path(path)
+        return self.path
+
+    def report(self) -> dict[str, Any]:
+        """Everything but the sound, ready for JSON."""
+        return {
+            "voice": self.voice,
+            "path": None if self.path is None else str(self.path),
+            "seconds": round(self.seconds, 6),
+            "samples": self.frames,
+            "rate": self.rate,
+            "elapsed": round(self.elapsed, 3),
+            "real_time_factor": round(self.real_time_factor, 4),
+            "engines": {name: {"value": c.value, "reason": c.reason} for name, c in self.engines.items()},
+            "settings": self.settings.as_dict(),
+        }
+
+
+def drain(steps: Generator[Progress, None, Result], on_progress: Callable[[Progress], None] | None = None) -> Result:
+    """Run a generator of progress to its end and return what it returns."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_progress is not None:
+            on_progress(progress)
+
+
+class VC:
+    """Voice conversion with one voice at a time. Safe to share between threads.
+
+    >>> vc = VC()
+    >>> vc.load("demo")
+    >>> vc.convert("me.wav", output="she.wav", key=9)
+    """
+
+    def __init__(self, config: RVCConfig | None = None) -> None:
+        self.config = config or RVCConfig()
+        self.device = self.config.device_choice()
+        self.precision = self.config.precision_choice()
+        self.voice: LoadedVoice | None = None
+        self._synthesizer: Synthesizer | None = None
+        self._encoder: tuple[Path, ContentEncoder] | None = None
+        self._trackers: dict[tuple[str, int], PitchTracker] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where voices are looked for: the user's own, then the one that is shipped."""
+        return [self.config.weights_dir, self.config.demo_dir]
+
+    def voices(self) -> list[VoiceListing]:
+        """Every voice there is with what is known of it; damaged files are listed with the reason."""
+        return list_voices(self.folders)
+
+    def index_choice(self, voice: Path, info: VoiceInfo) -> Choice:
+        """The index that belongs to a voice, or an empty value and why there is none."""
+        folders = [voice.parent, self.config.index_dir]
+        found = find_index(voice, folders, info.content_dim)
+        return Choice("" if found.path is None else str(found.path), found.reason)
+
+    def load(self, voice: str | Path, *, index: str | Path | None = "auto") -> LoadedVoice:
+        """Make a voice ready: a name of `voices()` or a path. A refused file leaves the loaded voice as it was.
+
+        Args:
+            index: "auto" finds the one that belongs to the voice, None uses none, else a path.
+
+        Raises VoiceNotFoundError, VoiceFileError, IndexFileError, EncoderFileError, AssetError.
+        """
+        path = Path(voice) if isinstance(voice, Path) else find_voice(voice, self.folders)
+        with self._lock:
+            checkpoint = read_checkpoint(path)
+            card = read_card(path)
+            info = checkpoint.info
+            encoder = self._encoder_for(path, info)
+            choice = self._chosen_index(path, info, index)
+            loaded_index = read_index(Path(choice.value)) if choice.value else None
+            if loaded_index is not None and loaded_index.dim != info.content_dim:
+                raise VoiceFileError(
+                    f"index {loaded_index.path.name} has {loaded_index.dim} dimensions, voice {path.name} "
+                    f"({info.version}) works with {info.content_dim}",
+                    "Choose the index trained with this voice, or index=None.",
+                )
+            self._synthesizer = load_synthesizer(checkpoint, self.device.value, DTYPES[self.precision.value])
+            self._encoder = encoder
+            self.voice = LoadedVoice(card.name or path.stem, path, info, card, loaded_index, choice)
+            return self.voice
+
+    def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
+        if index is None:
+            return Choice("", "switched off")
+        if index == "auto":
+            return self.index_choice(voice, info)
+        return Choice(str(index), "as set")
+
+    def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, ContentEncoder]:
+        own = voice.parent / "content_encoder"
+        path = own if own.is_dir() else self.config.hubert_path
+        if not path.exists():
+            raise AssetError(
+                f"voice {voice.name} needs the content encoder, which is not at {path}",
+                "Run `rvc-spark assets get hubert`, or set `hubert` in rvc_spark.yaml to where you have it.",
+            )
+        if self._encoder is not None and self._encoder[0] == path:
+            encoder = self._encoder[1]
+        else:
+            encoder = load_content_encoder(path, self.device.value, DTYPES[self.precision.value])
+        width = encoder.dims.get(info.version)
+        if width != info.content_dim:
+            raise EncoderFileError(
+                f"content encoder {path} gives {width or 'no'} {info.version} features, voice {voice.name} needs "
+                f"{info.content_dim}",
+                "Use the encoder this voice was trained with.",
+            )
+        return path, encoder
+
+    def _tracker(self, settings: ConversionSettings) -> PitchTracker:
+        key = (settings.f0_method, settings.filter_radius)
+        if key not in self._trackers:
+            self._trackers[key] = load_tracker(
+                settings.f0_method,
+                device=self.device.value,
+                rmvpe_path=self.config.rmvpe_path,
+                filter_radius=settings.filter_radius,
+            )
+        return self._trackers[key]
+
+    def _engines(self, settings: ConversionSettings) -> tuple[LoadedVoice, Engines, dict[str, Choice]]:
+        voice, synthesizer, encoder = self.voice, self._synthesizer, self._encoder
+        if voice is None or synthesizer is None or encoder is None:
+            raise VoiceFileError("no voice is loaded", "Call load_model('demo') or VC.load(NAME) first.")
+        info = voice.info
+        if settings.speaker >= info.speakers:
+            raise VoiceFileError(
+                f"speaker={settings.speaker} is outside 0 to {info.speakers - 1} of voice {voice.name}",
+                "Choose a speaker in that range.",
+            )
+        tracker = self._tracker(settings) if info.has_f0 else None
+        index = voice.index if settings.index_rate > 0 else None
+        choices = {
+            "device": self.device,
+            "precision": self.precision,
+            "encoder": Choice(encoder[0].name, "beside the voice" if encoder[0].parent == voice.path.parent else "set"),
+            "pitch": Choice("none", "the voice has no pitch input")
+            if tracker is None
+            else Choice(tracker.method, tracker.reason),
+            "index": Choice("none", "index_rate is 0")
+            if settings.index_rate == 0
+            else Choice(Path(voice.index_choice.value).name or "none", voice.index_choice.reason),
+        }
+        return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.median_f0_hz), choices
+
+    def convert_steps(
+        self,
+        source: SoundSource,
+        settings: ConversionSettings | None = None,
+        *,
+        output: str | Path | None = None,
+        options: EncodeOptions | None = None,
+        cutting: Cutting | None = None,
+    ) -> Generator[Progress, None, Conversion]:
+        """`convert` as a generator that yields progress; closing it stops the work and frees what it held."""
+        settings = settings or ConversionSettings()
+        _refuse_overwriting(source, output)
+        started = time.perf_counter()
+        voice, engines, choices = self._engines(settings)  # a load() meanwhile does not disturb this conversion
+        yield Progress(0.0, "reading")
+        recording = read_source(source)
+        try:
+            rendered = yield from Rendering(recording, engines, settings, cutting).steps()
+        finally:
+            recording.store.close()
+        conversion = Conversion(
+            voice=voice.name,
+            settings=settings,
+            engines={**choices, "key": Choice(f"{rendered.key:+g}", rendered.key_reason)},
+            source_f0=rendered.source_f0,
+            result_f0=rendered.result_f0,
+            rate=rendered.store.rate,
+            frames=len(rendered.store),
+            source_seconds=recording.frames / recording.rate,
+            elapsed=time.perf_counter() - started,
+            path=None,
+            _store=rendered.store,
+        )
+        if output is not None:
+            conversion.save(output, options)
+        return conversion
+
+    def convert(
+        self,
+        source: SoundSource,
+        settings: ConversionSettings | None = None,
+        *,
+        output: str | Path | None = None,
+        options: EncodeOptions | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        **changes: Any,
+    ) -> Conversion:
+        """Convert a file, bytes, a stream or an Audio into the loaded voice.
+
+        The result has exactly `round(T * rate_out / rate_in)` samples. Channels are averaged.
+
+        Args:
+            settings: how; `changes` replace single fields of it, as in `convert("a.wav", key=9)`.
+            output: file to write; its suffix chooses the format.
+
+        Raises AudioError, VoiceFileError, ConfigError, PitchError, OutputError.
+        """
+        settings = (settings or ConversionSettings()).changed(**changes)
+        return drain(self.convert_steps(source, settings, output=output, options=options), on_progress)
+
+
+def _refuse_overwriting(source: SoundSource, output: str | Path | None) -> None:
+    if output is None or not isinstance(source, str | Path):
+        return
+    source_path, output_path = Path(source), Path(output)
+    if output_path.exists() and source_path.exists() and output_path.samefile(source_path):
+        raise OutputError(f"{output} is the source itself", "Choose another name for the result.")
+
+
+def read_source(source: SoundSource) -> Source:
+    """Decode anything to mono 16 kHz in bounded memory. Raises AudioError; at least 10 ms are needed."""
+    if isinstance(source, Audio):
+        return _collect(_whole(source), source.rate)
+    with open_audio(source) as reader:
+        return _collect(_mono_blocks(reader), reader.rate)
+
+
+def _whole(sound: Audio) -> Generator[np.ndarray, None, None]:
+    yield sound.mono().samples
+
+
+def _mono_blocks(reader: AudioReader) -> Generator[np.ndarray, None, None]:
+    for block in reader.blocks(READ_SECONDS * reader.rate):
+        yield block.mean(axis=0, dtype=np.float32)
+
+
+def _collect(blocks: Generator[np.ndarray, None, None], rate: int) -> Source:
+    store = SampleStore(SAMPLE_RATE)
+    total = 0
+    try:
+        resampler = StreamResampler(rate, SAMPLE_RATE, channels=1)
+        for block in blocks:
+            total += len(block)
+            store.append(resampler.push(block[None])[0])
+        if total < MIN_SECONDS * rate:
+            raise AudioError(
+                f"the sound has {total} samples at {rate} Hz, less than {MIN_SECONDS * 1000:g} ms",
+                "Give a longer recording.",
+            )
+        store.append(resampler.finish(total)[0])
+    except BaseException:
+        store.close()
+        raise
+    return Source(store, total, rate)
+
