@@ -1,0 +1,147 @@
+"""Weights into a content encoder: names, shapes, types and values checked before the network gets them.
+
+The network is transformers' HubertModel laid out without storage and given the file's tensors directly, so a wrong file
+costs no memory and every key must match (references load non-strictly, and a wrong file silently gives noise).
+Weight norm of the positional convolution is folded into one weight here, in float32. The module refuses to know files'
+containers, sounds and features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rvc_spark.errors import EncoderFileError
+from rvc_spark.infer.encoder_sizes import EncoderSizes
+from rvc_spark.infer.safe_load import read_tensors
+
+MAX_WEIGHT_BYTES = 6 * 1024**3
+_POSITION = "encoder.pos_conv_embed.conv."
+_IGNORED = ("masked_spec_embed", "label_embs_concat")  # only training uses them
+_NEXT = "Download the encoder again, or use RVC's ContentVec."
+
+
+def build_encoder(
+    sizes: EncoderSizes, weights: Mapping[str, torch.Tensor], name: str
+) -> tuple[nn.Module, nn.Linear | None]:
+    """The network with exactly these weights (either weight-norm spelling), and its projection if there is one.
+
+    Raises:
+        EncoderFileError: a tensor is missing, unknown, of the wrong shape or type, or not finite; names it.
+    """
+    given = {key: tensor for key, tensor in weights.items() if key not in _IGNORED}
+    given = _folded_position(given, name)
+    model = _empty_model(sizes)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    projection = None
+    if "final_proj.weight" in given:
+        width = given["final_proj.weight"].shape[0] if given["final_proj.weight"].dim() == 2 else 0
+        if not 1 <= width <= 4096:
+            raise EncoderFileError(f"{name} is refused: final_proj gives {width} numbers, must be 1 to 4096", _NEXT)
+        expected |= {"final_proj.weight": (width, sizes.hidden), "final_proj.bias": (width,)}
+        with torch.device("meta"):
+            projection = nn.Linear(sizes.hidden, width)
+    _check_weights(given, expected, name)
+    given = {key: tensor.to(torch.float32) for key, tensor in given.items()}
+    if projection is not None:
+        parts = {key: given.pop(f"final_proj.{key}") for key in ("weight", "bias")}
+        projection.load_state_dict(parts, strict=True, assign=True)
+        projection.requires_grad_(False).eval()
+    model.load_state_dict(given, strict=True, assign=True)
+    return model.requires_grad_(False).eval(), projection
+
+
+def _check_weights(given: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
+    for key in sorted(expected):
+        if key not in given:
+            missing = len(expected.keys() - given.keys())
+            raise EncoderFileError(f"{name} is refused: the tensor {key} is missing ({missing} in all)", _NEXT)
+        tensor = given[key]
+        if tuple(tensor.shape) != expected[key]:
+            raise EncoderFileError(
+                f"{name} is refused: {key} has shape {list(tensor.shape)}, its sizes need {list(expected[key])}", _NEXT
+            )
+        if not tensor.is_floating_point():
+            raise EncoderFileError(f"{name} is refused: {key} has type {tensor.dtype}, needs a float type", _NEXT)
+        if not torch.isfinite(tensor).all():
+            raise EncoderFileError(f"{name} is refused: {key} has numbers that are not finite", _NEXT)
+    for key in given:
+        if key not in expected:
+            raise EncoderFileError(f"{name} is refused: it has an unknown tensor {key[:100]!r}", _NEXT)
+
+
+def _folded_position(given: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Replace weight norm's two tensors, in either spelling, by the one weight they stand for.
+
+    The norm is over all but the kernel axis: w[:, :, k] = g[k] * v[:, :, k] / |v[:, :, k]|.
+    """
+    for gain, direction in (
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+        ("weight_g", "weight_v"),
+    ):
+        if _POSITION + gain in given and _POSITION + direction in given:
+            g, v = given.pop(_POSITION + gain), given.pop(_POSITION + direction)
+            if v.dim() != 3 or tuple(g.shape) != (1, 1, v.shape[2]) or not v.is_floating_point():
+                raise EncoderFileError(
+                    f"{name} is refused: {_POSITION}{direction} has shape {list(v.shape)}, its gain {list(g.shape)}",
+                    _NEXT,
+                )
+            v = v.to(torch.float32)
+            norm = torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True)
+            given[_POSITION + "weight"] = v * (g.to(torch.float32) / norm)
+    return given
+
+
+def _empty_model(sizes: EncoderSizes) -> nn.Module:
+    """transformers' HubertModel without storage, its positional convolution already a plain one."""
+    from transformers import HubertConfig, HubertModel  # here because it takes seconds to import
+
+    config = HubertConfig(
+        hidden_size=sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=sizes.intermediate,
+        conv_dim=list(sizes.channels),
+        conv_kernel=list(sizes.kernels),
+        conv_stride=list(sizes.strides),
+        num_conv_pos_embeddings=sizes.position_kernel,
+        num_conv_pos_embedding_groups=sizes.position_groups,
+        layer_norm_eps=sizes.epsilon,
+        mask_time_prob=0.0,  # with no masking there is no mask vector to load
+        mask_feature_prob=0.0,
+        layerdrop=0.0,
+    )
+    with torch.device("meta"):
+        model = HubertModel(config)
+    torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+    return model
+
+
+def read_folder_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a HuggingFace folder under HubertModel's names (a wrapper's `hubert.` prefix removed).
+
+    Raises:
+        EncoderFileError: no weights in the folder, or not a dictionary of tensors.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            read = read_tensors(
+                folder / name, max_bytes=MAX_WEIGHT_BYTES, what="content encoder", error=EncoderFileError
+            )
+            break
+    else:
+        sharded = "; it is split into several files" if list(folder.glob("*.index.json")) else ""
+        raise EncoderFileError(
+            f"the encoder folder {folder.name} has neither model.safetensors nor pytorch_model.bin{sharded}", _NEXT
+        )
+    if not isinstance(read, Mapping):
+        raise EncoderFileError(f"{folder.name}/{name} holds no dictionary of tensors", _NEXT)
+    weights = {}
+    for key, tensor in read.items():
+        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+            raise EncoderFileError(f"{folder.name}/{name} holds something else than named tensors", _NEXT)
+        weights[key.removeprefix("hubert.")] = tensor
+    return weights
