@@ -1,0 +1,33 @@
+"""What a notebook shows: sound players, figures and panels. The only home of matplotlib, IPython and ipywidgets.
+
+    from rvc_spark.widgets import VoicePanel, show_audio, show_conversion
+
+Names are loaded on first use: a picture needs neither widgets nor networks.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Picture": "plots",
+    "SoundPlayer": "sound",
+    "VoicePanel": "panels",
+    "conversion_figure": "plots",
+    "save_figure": "plots",
+    "show_audio": "sound",
+    "show_conversion": "plots",
+    "show_figure": "plots",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
