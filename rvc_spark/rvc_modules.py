@@ -24,6 +24,7 @@ from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
 from rvc_spark.infer.pipeline import Engines, Progress, Rendering, Source
 from rvc_spark.infer.pitch import PitchTracker, load_tracker
+from rvc_spark.infer.pitch_edit import read_f0_curve
 from rvc_spark.infer.sample_store import SampleStore
 from rvc_spark.infer.segments import SAMPLE_RATE, Cutting
 from rvc_spark.infer.settings import ConversionSettings
@@ -224,6 +225,8 @@ class VC:
                 f"speaker={settings.speaker} is outside 0 to {info.speakers - 1} of voice {voice.name}",
                 "Choose a speaker in that range.",
             )
+        if settings.f0_curve:
+            read_f0_curve(settings.f0_curve)  # a damaged curve is refused before any work
         tracker = self._tracker(settings) if info.has_f0 else None
         index = voice.index if settings.index_rate > 0 else None
         choices = {

@@ -39,6 +39,7 @@ def prepare_features(
     pitchf: torch.Tensor | None,
     protect: float,
     frames: int,
+    neighbours: int = 8,
 ) -> torch.Tensor:
     """Content features [1, F, D] -> `phone` [1, T, D], T = min(frames, 2F).
 
@@ -49,7 +50,7 @@ def prepare_features(
     """
     original = features
     if index is not None and index_rate > 0:
-        blended = index.blend(features[0].float().cpu().numpy(), index_rate)
+        blended = index.blend(features[0].float().cpu().numpy(), index_rate, neighbours)
         features = torch.from_numpy(blended).to(features)[None]
     length = min(frames, 2 * features.shape[1])
     phone = double_frames(features)[:, :length]

@@ -132,7 +132,7 @@ class Rendering:
             f0 = torch.from_numpy(pitch.f0[span])[None]
             phase = float(pitch.phase[span.start])
         phone = prepare_features(
-            features, self._engines.index, settings.index_rate, f0, settings.protect, frames
+            features, self._engines.index, settings.index_rate, f0, settings.protect, frames, settings.neighbours
         )
         keep = (part.keep_start - part.start, part.keep_stop - part.start)
         kept = keep[1] - keep[0]

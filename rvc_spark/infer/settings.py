@@ -3,65 +3,73 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rvc_spark.errors import ConfigError
+from rvc_spark.infer.pitch_edit import Scale
 
-RANGES: dict[str, tuple[float, float, str]] = {
-    "key": (-48, 48, "semitones"),
-    "formant": (-12, 12, "semitones"),
-    "autotune": (0, 1, ""),
-    "filter_radius": (0, 7, "frames"),
-    "index_rate": (0, 1, ""),
-    "neighbours": (1, 64, ""),
-    "protect": (0, 0.5, ""),
-    "rms_mix_rate": (0, 1, ""),
-    "speaker": (0, 4095, ""),
-    "seed": (0, 2**63 - 1, ""),
-}
 RESAMPLE_RATES = (8_000, 192_000)
 TARGET_HZ = (40.0, 1200.0)
 PROFILES = ("classic", "r26")
+
+
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None, unit: str = "") -> Any:
+    """A field with what a person should know of it; command line and panels show the very same words."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "unit": unit})
 
 
 @dataclass(frozen=True)
 class ConversionSettings:
     """How a recording becomes the voice. Out of range raises ConfigError naming value and range."""
 
-    key: float = 0.0  # semitones; fractions allowed; about +12 from a low to a high voice
-    auto_key: str | float = "off"  # "off"; "voice": meet the voice's own median; or the median wanted, in Hz
-    f0_method: str = "auto"  # a name of PITCH_METHODS; auto takes the best that is present and says which
-    f0_curve: str | None = None  # a CSV of seconds,Hz that replaces the tracked pitch where it has values
-    autotune: float = 0.0  # 0 leaves the melody alone, 1 puts every voiced frame on a note
-    scale: str = "chromatic"  # notes autotune may use, such as "A minor"
-    formant: float = 0.0  # semitones; moves the vowels' colour without the pitch
-    filter_radius: int = 3  # frames of median smoothing for harvest; 2 and less is none
-    profile: str = "classic"  # "classic" keeps unvoiced frames unvoiced; "r26" fills them, as RVC of 2026 does
-    index_rate: float = 0.75  # how much of the features comes from the index; more accent, more artefacts
-    neighbours: int = 8  # vectors averaged per frame; 8 in every reference
-    protect: float = 0.33  # below 0.5, breath and consonants keep that much less of the index
-    rms_mix_rate: float = 0.25  # 1 keeps the voice's own loudness, 0 imposes the source's
-    resample_rate: int = 0  # Hz of the result; 0 is the voice's own rate
-    speaker: int = 0  # row of a multi-speaker voice
-    seed: int = 0  # same seed, same samples
+    key: float = _setting(
+        0.0, "shift of the melody; fractions allowed; about +12 from a low to a high voice", -48, 48, "semitones"
+    )
+    auto_key: str | float = _setting(
+        "off", "find the key by itself: 'voice' meets the voice's own median pitch, a number that median in Hz"
+    )
+    f0_method: str = _setting("auto", "pitch tracker; auto takes the best that is present and says which")
+    f0_curve: str | None = _setting(None, "CSV of seconds,Hz that replaces the tracked pitch where it has values")
+    autotune: float = _setting(0.0, "0 leaves the melody alone, 1 puts every voiced frame on a note", 0, 1)
+    scale: str = _setting("chromatic", "notes autotune may use, such as 'A minor'")
+    formant: float = _setting(0.0, "moves the colour of the vowels without the pitch", -12, 12, "semitones")
+    filter_radius: int = _setting(3, "median smoothing of harvest's pitch; 2 and less is none", 0, 7, "frames")
+    profile: str = _setting(
+        "classic", "classic keeps unvoiced frames unvoiced; r26 fills them, as RVC of 2026 does (protect then idles)"
+    )
+    index_rate: float = _setting(
+        0.75, "how much of the features comes from the index: more of the voice's accent, more artefacts", 0, 1
+    )
+    neighbours: int = _setting(8, "vectors of the index averaged per frame", 1, 64)
+    protect: float = _setting(
+        0.33, "below 0.5, breath and consonants keep that much less of the index; 0.5 is off", 0, 0.5
+    )
+    rms_mix_rate: float = _setting(0.25, "1 keeps the voice's own loudness, 0 imposes the source's", 0, 1)
+    resample_rate: int = _setting(0, "rate of the result; 0 is the voice's own", unit="Hz")
+    speaker: int = _setting(0, "which speaker of a multi-speaker voice", 0, 4095)
+    seed: int = _setting(0, "same seed, same samples", 0, 2**63 - 1)
 
     def __post_init__(self) -> None:
-        for name, (low, high, unit) in RANGES.items():
-            value = getattr(self, name)
+        for item in fields(self):
+            low, high, unit = (item.metadata[name] for name in ("low", "high", "unit"))
+            value = getattr(self, item.name)
+            if item.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ConfigError(f"{item.name}={value!r} is not a whole number", "Give an integer.")
+            if low is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ConfigError(
-                    f"{name}={value!r} is outside {low:g} to {high:g} {unit}".rstrip(), "Choose a value in that range."
+                    f"{item.name}={value!r} is outside {low:g} to {high:g} {unit}".rstrip(),
+                    "Choose a value in that range.",
                 )
-        for name in ("filter_radius", "neighbours", "speaker", "seed", "resample_rate"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not a whole number", "Give an integer.")
         self._check_names()
 
     def _check_names(self) -> None:
         if self.profile not in PROFILES:
             raise ConfigError(f"profile={self.profile!r} is not one of {', '.join(PROFILES)}", "Choose one of those.")
+        Scale.parse(self.scale)
         low, high = RESAMPLE_RATES
         if self.resample_rate and not low <= self.resample_rate <= high:
             raise ConfigError(
@@ -79,7 +87,7 @@ class ConversionSettings:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """All field names, in order."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(item.name for item in fields(cls))
 
     def changed(self, **changes: Any) -> ConversionSettings:
         """A copy with some fields replaced; an unknown name raises ConfigError listing the known ones."""

@@ -1,0 +1,167 @@
+"""What works on this machine and why not, one finding per part. Changes nothing and opens no socket."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+
+from rvc_spark.errors import RvcSparkError
+from rvc_spark.rvc_config import RVCConfig
+
+MIN_FREE_BYTES = 1 << 30  # room for a download or an hour of scratch
+MIN_TORCH = (2, 6)  # before, weights_only could be bypassed (CVE-2025-32434)
+FORMATS = ("wav", "flac", "ogg", "mp3")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the machine: working, missing without harm, or broken."""
+
+    what: str
+    state: Literal["ok", "optional", "broken"]
+    detail: str
+
+    def report(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")
+
+
+def _torch() -> Finding:
+    import torch
+
+    numbers = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if numbers < MIN_TORCH:
+        return Finding("torch", "broken", f"{torch.__version__} is older than 2.6: weights could run code; update it")
+    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _device() -> Finding:
+    config = RVCConfig()
+    return Finding("device", "ok", f"{config.device_choice()}, {config.precision_choice()}")
+
+
+def _torchaudio() -> Finding:
+    if importlib.util.find_spec("torchaudio") is None:
+        return Finding("torchaudio", "optional", "not installed; only crepe and fcpe need it")
+    try:
+        import torchaudio
+    except (ImportError, OSError, RuntimeError) as error:
+        return Finding(
+            "torchaudio", "broken", f"cannot be imported: {error}; run python3 tools/setup_environment.py --repair"
+        )
+    return Finding("torchaudio", "ok", torchaudio.__version__)
+
+
+def _folders() -> Finding:
+    config = RVCConfig()
+    root = config.root
+    while not root.exists():
+        root = root.parent
+    free = shutil.disk_usage(root).free
+    state: Literal["ok", "broken"] = "ok" if free >= MIN_FREE_BYTES and os.access(root, os.W_OK) else "broken"
+    return Finding("root folder", state, f"{config.root}: {free / 1e9:.1f} GB free")
+
+
+def _codecs() -> Finding:
+    from io import BytesIO
+
+    from rvc_spark.audio import Audio, EncodeOptions, encode_audio, read_audio
+
+    tone = Audio(np.sin(np.arange(16_000) * 0.1).astype(np.float32) * 0.1, 16_000)
+    for name in FORMATS:
+        read_audio(BytesIO(encode_audio(tone, EncodeOptions(format=name))))
+    return Finding("sound files", "ok", f"{', '.join(FORMATS)} written and read back")
+
+
+def _speech() -> Finding:
+    from rvc_spark.tts.espeak import EspeakEngine
+
+    blocks = list(EspeakEngine().stream(None, "one"))
+    seconds = sum(block.seconds for block in blocks)
+    return Finding("embedded speech", "ok", f"espeak-ng said one word in {seconds:.2f} s of sound")
+
+
+def _demo_voice() -> Finding:
+    from rvc_spark.rvc_modules import VC
+
+    voice = VC().load("demo")
+    return Finding("demo voice", "ok", f"{voice.info.version}, {voice.info.sample_rate} Hz, index: {voice.index_choice}")
+
+
+def _encoder() -> Finding:
+    path = RVCConfig().hubert_path
+    if not path.exists():
+        return Finding(
+            "content encoder", "optional", f"not at {path}; community voices need it: rvc-spark assets get hubert"
+        )
+    return Finding("content encoder", "ok", str(path))
+
+
+def _pitch() -> Iterator[Finding]:
+    from rvc_spark.infer.pitch import PITCH_METHODS, load_tracker
+
+    tone = np.sin(2 * np.pi * 220 * np.arange(8_000) / 16_000)
+    for method in PITCH_METHODS:
+        try:
+            tracker = load_tracker(method, rmvpe_path=RVCConfig().rmvpe_path)
+            median = float(np.median(tracker.track(tone)))
+        except RvcSparkError as error:
+            yield Finding(f"pitch: {method}", "optional", str(error))
+        else:
+            state: Literal["ok", "broken"] = "ok" if abs(median - 220) < 5 else "broken"
+            yield Finding(f"pitch: {method}", state, f"hears a 220 Hz tone as {median:.1f} Hz; {tracker.reason}")
+
+
+def _notebooks() -> Finding:
+    missing = [name for name in ("ipykernel", "papermill", "ipywidgets") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("notebooks", "optional", f"{', '.join(missing)} not installed; pip install 'rvc-spark[lab]'")
+    return Finding("notebooks", "ok", f"ipywidgets {_installed('ipywidgets')}, papermill {_installed('papermill')}")
+
+
+CHECKS: tuple[tuple[str, Callable[[], Finding | Iterator[Finding]]], ...] = (
+    ("python", _python),
+    ("torch", _torch),
+    ("device", _device),
+    ("torchaudio", _torchaudio),
+    ("root folder", _folders),
+    ("sound files", _codecs),
+    ("embedded speech", _speech),
+    ("demo voice", _demo_voice),
+    ("content encoder", _encoder),
+    ("pitch", _pitch),
+    ("notebooks", _notebooks),
+)
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a check that fails is itself a finding."""
+    findings: list[Finding] = []
+    for what, check in CHECKS:
+        try:
+            found = check()
+            findings.extend([found] if isinstance(found, Finding) else found)
+        except (RvcSparkError, ImportError, OSError) as error:
+            findings.append(Finding(what, "broken", str(error)))
+    findings.append(Finding("rvc-spark", "ok", f"{_installed('rvc-spark') or 'not installed'}, {sys.prefix}"))
+    return findings
