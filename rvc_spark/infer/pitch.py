@@ -22,8 +22,8 @@ from rvc_spark.infer.pitch_trackers import (
     dio_f0,
     fit_frames,
     harvest_f0,
+    is_installed,
     median_width,
-    package_folder,
     pm_f0,
 )
 from rvc_spark.rvc_config import Choice
@@ -80,7 +80,7 @@ def why_missing(method: str, rmvpe_path: Path | None = None) -> str | None:
             return "no path for the rmvpe weights is set"
         return None if Path(rmvpe_path).is_file() else f"no rmvpe weights at {rmvpe_path}"
     package = PACKAGES.get(method)
-    if package and package_folder(package) is None:
+    if package and not is_installed(package):
         return f"the package {package} is not installed"
     return None
 

@@ -279,7 +279,9 @@ def parse_f0_curve(text: str, name: str = "the f0 curve") -> F0Curve:
         rows.append(point)
         numbers.append(number)
     if len(rows) < 2:
-        raise PitchError(f"{name} has {len(rows)} points, a curve needs at least 2", CURVE_ADVICE)
+        raise PitchError(
+            f"{name} has {len(rows)} point{'s' * (len(rows) != 1)}, a curve needs at least 2", CURVE_ADVICE
+        )
     seconds, hz = np.asarray(rows, dtype=np.float64).T
     fault = _first_fault(seconds, hz)
     if fault is not None:

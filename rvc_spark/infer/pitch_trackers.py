@@ -51,6 +51,11 @@ def median_filter(f0: np.ndarray, width: int) -> np.ndarray:
 # ---- where packages lie ----------------------------------------------------------------------------------------------
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported; nothing of it runs."""
+    return importlib.util.find_spec(package) is not None
+
+
 def package_folder(package: str) -> Path | None:
     """The folder of an installed package, found without importing it; None when it is not installed."""
     spec = importlib.util.find_spec(package)
