@@ -1,0 +1,1 @@
+"""Long text on its way to sound: splitting, queues and workers."""
