@@ -166,16 +166,24 @@ class AudioReader:
 
     def _checked_chunks(self) -> Iterator[np.ndarray]:
         done = 0
+        self._assert_open()
         try:
             for chunk in self._decoder.chunks():
                 check_block(chunk, self.rate, done, self.name)
                 done += chunk.shape[1]
                 self._check_size(done, self._source.stream.tell())
                 yield chunk
+                self._assert_open()
         except OSError as error:
             raise AudioError(f"{self.name} cannot be read ({error.strerror or error})", "Check the disk.") from error
         if done == 0:
             raise AudioError(f"{self.name} holds no samples", "Record or export it again.")
+
+    def _assert_open(self) -> None:
+        if self._decoder is None:
+            raise AudioError(
+                f"{self.name} was closed before it was read to its end", "Read it inside the `with` block."
+            )
 
     def close(self) -> None:
         """Release the file. Safe to call twice; a stream the caller opened stays open."""

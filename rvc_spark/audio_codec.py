@@ -1,14 +1,16 @@
 """Decoders: a seekable stream in, blocks of float32 samples out, in memory that does not depend on the length.
 
-Two libraries read sound. libsndfile (`soundfile`) reads the lossless kinds, whose frame count is exact; libav (`av`)
-reads everything else, gapless data and priming samples honoured. Knows nothing of limits on what a sound may be, of
-resampling or mixing, and never opens a file by name: libav would follow addresses and playlists.
+Two libraries read sound. libsndfile (`soundfile`) reads the lossless kinds and Ogg, where its frame count is exact;
+libav (`av`) reads everything else, gapless data and priming samples honoured. Knows nothing of limits on what a sound
+may be, of resampling or mixing, and never opens a file by name: libav would follow addresses and playlists.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -33,6 +35,8 @@ DAMAGED_SHARE = 0.01
 LIBAV_FORMATS = (
     "mov,matroska,mp3,aac,ogg,wav,w64,aiff,au,caf,flac,avi,flv,mpegts,mpeg,asf,amr,ac3,eac3,ape,wv,tta,dts,mpc,mpc8"
 )
+LIBAV_PLANES = 8
+"""Planes a libav frame has room for in itself (AV_NUM_DATA_POINTERS)."""
 _UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 when a header gives no count
 _SAMPLE_SCALES = {"u8": (128.0, 2.0**7), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
@@ -78,13 +82,42 @@ def open_decoder(source: Source, container: Container) -> Decoder:
     return decoder
 
 
+class _SeekableView:
+    """A stream for libsndfile's callbacks. A damaged header makes it seek to places that do not exist; an exception
+    there cannot reach Python and would only be printed. The library notices by itself that it is elsewhere.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._stream.seek(offset, whence)
+        except (ValueError, OverflowError, OSError):  # before the start, or beyond what a file can be
+            return self._stream.tell()
+
+    def read(self, count: int = -1) -> bytes:
+        return self._stream.read(count)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """Read from start to end only. After every block soundfile seeks to where it already is, if the file can seek; that
+    costs time everywhere and loses the place in compressed files."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class SoundFileDecoder:
-    """libsndfile: WAV, RF64, W64, AIFF, AU, CAF, FLAC, NIST, VOC; any PCM width, float, mu-law, ADPCM."""
+    """libsndfile: WAV, RF64, W64, AIFF, AU, CAF, FLAC, NIST, VOC, Ogg; any PCM width, float, mu-law, ADPCM, Vorbis."""
 
     def __init__(self, source: Source) -> None:
         """Raises soundfile.LibsndfileError when the library does not know the file."""
         self._name = source.name
-        self._file = soundfile.SoundFile(source.stream)
+        self._file = _ForwardFile(_SeekableView(source.stream))
         self.rate = self._file.samplerate
         self.channels = self._file.channels
         uncounted = self._file.frames >= _UNKNOWN_FRAMES or self._file.subtype.startswith("MPEG")
@@ -196,7 +229,7 @@ class LibavDecoder:
         """See `Decoder`."""
         end = self._exact_end()
         done = 0
-        for chunk in self._samples():
+        for chunk in self._converted():
             if end is not None and end < done + chunk.shape[1] <= end + TRIM_FRAMES:
                 chunk = chunk[:, : max(0, end - done)]
                 done = max(done, end)
@@ -204,26 +237,27 @@ class LibavDecoder:
                 done += chunk.shape[1]
             if chunk.shape[1]:
                 yield chunk
-        promised = self.expected_frames if end is not None or self._container.format.name == "ogg" else None
-        if promised is not None and done < promised - CUT_OFF_SECONDS * self.rate:
+        if end is not None and done < end - CUT_OFF_SECONDS * self.rate:
             raise AudioError(
-                f"{self._name} is cut off or damaged: {done / self.rate:.2f} of {promised / self.rate:.2f} s can be read",
+                f"{self._name} is cut off or damaged: {done / self.rate:.2f} of {end / self.rate:.2f} s are there",
                 "Copy or download it again.",
             )
 
+    def _converted(self) -> Iterator[np.ndarray]:
+        try:
+            yield from self._samples()
+        except (self._av.FFmpegError, ValueError) as error:  # a layout or sample type no converter knows
+            raise _damaged(self._name, self._seconds, _av_reason(error)) from error
+
     def _samples(self) -> Iterator[np.ndarray]:
         """Every frame in the rate and layout of the first; broadcasts and joined files change theirs midway."""
-        first = self._first
-        wanted = (first.rate, first.layout.name)
-        setup, converter = wanted, None
-        yield _as_float32(first)
-        for frame in self._frames:
-            if (frame.rate, frame.layout.name) != setup:
+        setup = converter = None
+        for frame in chain([self._first], self._frames):
+            if (frame.rate, frame.layout.name, frame.format.name) != setup:
                 if converter is not None:
                     yield from map(_as_float32, converter.resample(None))
-                setup = (frame.rate, frame.layout.name)
-                same = setup == wanted
-                converter = None if same else self._av.AudioResampler("fltp", first.layout, first.rate)
+                setup = (frame.rate, frame.layout.name, frame.format.name)
+                converter = None if self._fits(frame) else self._converter()
             if converter is None:
                 yield _as_float32(frame)
             else:
@@ -231,6 +265,14 @@ class LibavDecoder:
                 yield from map(_as_float32, converter.resample(frame))
         if converter is not None:
             yield from map(_as_float32, converter.resample(None))
+
+    def _fits(self, frame: av.AudioFrame) -> bool:
+        """Whether samples can be taken as they are; PyAV reads beyond its table of planes, and crashes, at 8 planes."""
+        same = (frame.rate, frame.layout.name) == (self._first.rate, self._first.layout.name)
+        return same and not (frame.format.is_planar and frame.layout.nb_channels >= LIBAV_PLANES)
+
+    def _converter(self) -> av.AudioResampler:
+        return self._av.AudioResampler("flt", self._first.layout, self._first.rate)
 
     def close(self) -> None:
         """See `Decoder`."""

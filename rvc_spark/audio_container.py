@@ -21,6 +21,11 @@ MAX_CHUNKS = 10_000
 SLACK_BYTES = 64
 """Bytes a chunk may claim beyond the end of the file: some programs count their own header into it."""
 
+SCAN_BYTES = 2**20
+"""Bytes read at a time when a whole file is searched."""
+_OGG_FIRST_PAGE = b"OggS\0\x02"
+_OGG_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC")
+
 # "Length not known when the header was written", as recorders and pipes (ffmpeg, sox, arecord) leave it in 32 bits.
 _OPEN_SIZES = frozenset(
     {0, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000, 0x80000000, 0x7FFFF024}
@@ -56,8 +61,8 @@ class Container:
 
     Attributes:
         kind: short name for messages ("wav", "flac", "mp3 or other compressed sound").
-        soundfile: libsndfile reads it with an exact frame count. It is asked for nothing else: its MP3 reader loses its
-            place between blocks, and it stops after the first link of a chained Ogg.
+        soundfile: libsndfile reads it, with an exact frame count. For the rest libav does: MP3 (gapless data), and what
+            libsndfile reads in part only, such as a chained Ogg or a header that was never completed.
     """
 
     kind: str
@@ -79,6 +84,8 @@ def identify(stream: BinaryIO, size: int, name: str) -> Container:
         container = Container("wav", soundfile=False)
     if container.kind == "flac" and _flac_frames(head) == 0:  # same for FLAC: unknown total
         container = Container("flac", soundfile=False)
+    if container.kind == "ogg" and head[28:36].startswith(_OGG_CODECS) and _is_single_ogg(stream):
+        container = Container("ogg", soundfile=True)
     stream.seek(0)
     return container
 
@@ -149,6 +156,22 @@ def _container(head: bytes) -> Container:
         if head[offset : offset + len(magic)] == magic:
             return Container(kind, soundfile=False)
     return Container("sound without a header", soundfile=False)
+
+
+def _is_single_ogg(stream: BinaryIO) -> bool:
+    """Whether one logical stream is all there is: radio dumps chain several, videos interleave several.
+
+    Every logical stream begins with a page flagged so (RFC 3533); libav is not sample-exact on Vorbis, libsndfile stops
+    after the first of a chain.
+    """
+    stream.seek(0)
+    count = 0
+    tail = b""
+    while count < 2 and (block := stream.read(SCAN_BYTES)):
+        window = tail + block
+        count += window.count(_OGG_FIRST_PAGE)
+        tail = window[-len(_OGG_FIRST_PAGE) + 1 :]
+    return count == 1
 
 
 def _flac_frames(head: bytes) -> int:

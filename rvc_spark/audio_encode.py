@@ -98,26 +98,34 @@ class Quantiser:
     """Float samples to integers: round to nearest, limited to the range, with dither that does not depend on blocks."""
 
     def __init__(self, bits: int, dither: bool, seed: int) -> None:
-        self._scale = 2.0 ** (bits - 1)
+        self._scale = np.float32(2.0 ** (bits - 1))
         self._noise = np.random.default_rng(seed) if dither else None
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """float32 [n, C] -> int32 [n, C] in -2^(bits-1) .. 2^(bits-1)-1."""
-        scaled = frames.astype(np.float64) * self._scale
+        scaled = frames * self._scale  # a power of two: exact in float32, whose 24 bits are enough for both widths
         if self._noise is not None:
-            noise = self._noise.random((*frames.shape, 2)).sum(axis=-1) - 1.0
-            scaled += np.where(scaled == np.rint(scaled), 0.0, noise)
+            uniform = self._noise.random((*frames.shape, 2), np.float32)
+            noise = uniform[..., 0] + uniform[..., 1] - np.float32(1.0)
+            noise[scaled == np.rint(scaled)] = 0.0
+            scaled += noise
         return np.clip(np.rint(scaled), -self._scale, self._scale - 1).astype(np.int32)
 
 
 class _RecordingFile:
-    """A binary file that keeps the error of a failed write: libsndfile's callbacks cannot carry an exception."""
+    """A binary file that keeps the error of a failed write: libsndfile's callbacks cannot carry an exception.
+
+    Once `abandoned`, writes are swallowed: what an encoder still has to say when it is closed is of no use any more.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.error: OSError | None = None
+        self.abandoned = False
 
     def write(self, data: bytes) -> int:
+        if self.abandoned:
+            return len(data)
         try:
             return self._stream.write(data)
         except OSError as error:
@@ -128,7 +136,11 @@ class _RecordingFile:
         return self._stream.read(count)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
+        try:
+            return self._stream.seek(offset, whence)  # writes out what is buffered, so it fails as a write does
+        except OSError as error:
+            self.error = self.error or error
+            return 0
 
     def tell(self) -> int:
         return self._stream.tell()
@@ -156,6 +168,9 @@ class _WavSink:
             data = frames.astype("<i2" if self._sample_format == "pcm16" else "<f4").tobytes()
         self._stream.write(data)
         self._frames += len(frames)
+
+    def abandon(self) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         if self._frames * self._frame_bytes % 2:
@@ -228,6 +243,11 @@ class _SoundFileSink:
     def close(self) -> None:
         self._file.close()
         self._raise_disk_error()
+
+    def abandon(self) -> None:
+        """Free the encoder without caring what becomes of the stream."""
+        self._target.abandoned = True
+        self._file.close()
 
     def _raise_disk_error(self) -> None:
         if self._target.error is not None:

@@ -42,8 +42,10 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
         samples = samples.astype(np.float32)
     if rate_in == rate_out:
         return samples
-    rows = samples.reshape(-1, samples.shape[-1]) if samples.size else samples.reshape(-1, 0)
     length = resampled_length(samples.shape[-1], rate_in, rate_out)
+    if samples.size == 0:
+        return np.zeros((*samples.shape[:-1], length), samples.dtype)
+    rows = samples.reshape(-1, samples.shape[-1])
     result = np.zeros((rows.shape[0], length), samples.dtype)
     for row, target in zip(rows, result, strict=True):  # soxr gives the same per row as for all at once, in less memory
         converted = soxr.resample(np.ascontiguousarray(row), rate_in, rate_out, QUALITY)

@@ -41,7 +41,7 @@ def check_block(block: np.ndarray, rate: int, start: int = 0, what: str = "audio
         return
     bad = ~(np.abs(block) <= MAX_AMPLITUDE)
     frame = int(np.argmax(bad.reshape(-1, block.shape[-1]).any(axis=0)))
-    value = float(block[..., frame][bad[..., frame]].flat[0])
+    value = float(block[..., frame][bad[..., frame]].reshape(-1)[0])
     if np.isfinite(value):
         problem = f"{what} holds the value {value:g}, full scale is 1 and the limit {MAX_AMPLITUDE:g},"
     else:

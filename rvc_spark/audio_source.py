@@ -61,14 +61,14 @@ def open_source(source: str | os.PathLike[str] | bytes | bytearray | memoryview 
         AudioError: missing, empty, unreadable, no regular file, a text stream, or a pipe beyond `MAX_STREAM_BYTES`.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        opened = Source(io.BytesIO(source), "the given bytes", memoryview(source).nbytes, owned=True)
+        opened = Source(io.BytesIO(source), "The sound given as bytes", memoryview(source).nbytes, owned=True)
     elif isinstance(source, (str, os.PathLike)):
         opened = _open_path(source)
     elif hasattr(source, "read"):
         try:
             opened = _open_stream(source)
         except (OSError, ValueError) as error:  # closed, or opened for writing (io.UnsupportedOperation is both)
-            raise AudioError(f"The given stream cannot be read ({error})", "Give an open stream in mode 'rb'.") from error
+            raise AudioError(f"The given stream cannot be read ({error})", "Open it in mode 'rb'.") from error
     else:
         raise AudioError(
             f"A {type(source).__name__} is no source of sound",
@@ -107,7 +107,7 @@ def _missing(name: str) -> AudioError:
 
 
 def _open_stream(stream: BinaryIO) -> Source:
-    name = "the given stream"
+    name = "The sound given as a stream"
     seekable = getattr(stream, "seekable", None)
     if seekable is not None and seekable():
         size = stream.seek(0, io.SEEK_END)
@@ -135,7 +135,7 @@ def _copy(stream: BinaryIO, spool: BinaryIO, name: str) -> int:
             raise _text_stream(name)
         if not judged:
             head += block[:HEAD_BYTES]
-            if len(head) >= HEAD_BYTES or not block:
+            if head and (len(head) >= HEAD_BYTES or not block):
                 refuse_no_sound(head[:HEAD_BYTES], name)
                 judged = True
         if not block:

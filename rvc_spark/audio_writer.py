@@ -62,7 +62,12 @@ class SampleWriter:
         self.clipped += over
         return np.clip(frames, -1.0, 1.0)
 
+    def abandon(self) -> None:
+        """Free the encoder; what it has written is worthless."""
+        self._sink.abandon()
+
     def finish(self) -> None:
+        """Complete the stream. Raises AudioError when it has no samples."""
         if self.frames == 0:
             raise AudioError("Nothing was written: the sound has no samples", "Write at least one block.")
         self._sink.close()
@@ -80,6 +85,7 @@ class AudioWriter:
         options = options.resolved(self.path)
         _check_target(self.path)
         self._temporary = self.path.parent / f".{secrets.token_hex(8)}.part"
+        self._writer: SampleWriter | None = None
         try:
             self._stream = open(self._temporary, "xb")  # noqa: SIM115 - closed by close() or abort()
         except (OSError, ValueError) as error:
@@ -113,9 +119,11 @@ class AudioWriter:
         """Append float32 [C, n] (or [n] for one channel); an empty block is fine.
 
         Raises:
-            AudioError: not finite, another channel count, or beyond full scale with `over_range="refuse"`.
+            AudioError: not finite, another channel count, beyond full scale with `over_range="refuse"`, or closed.
             OutputError: the disk is full or the encoder failed.
         """
+        if self._stream.closed:
+            raise AudioError(f"{shown(self.path)} is closed already", "Write every block before closing.")
         try:
             self._writer.write(block)
         except OSError as error:
@@ -142,6 +150,8 @@ class AudioWriter:
 
     def abort(self) -> None:
         """Throw away what was written. Safe to call twice, harmless after `close`."""
+        if self._writer is not None:
+            self._writer.abandon()
         try:
             self._stream.close()
         except OSError:
