@@ -197,8 +197,9 @@ class Rendering:
         parts = plan_exact(self._frames, cuts, self._cutting)
         track = pitch = None
         if self._engines.tracker is not None and self._info.has_f0:
-            first, last = parts[0].start, parts[-1].stop
-            for fraction, found in track_pitch(self._mirrored, first, last - first, self._engines.tracker):
+            end = length + self._cutting.samples(self._cutting.pad)
+            start, stop = parts[0].start, parts[-1].stop
+            for fraction, found in track_pitch(self._mirrored, start, stop, end, self._engines.tracker):
                 yield Progress(fraction * PITCH_SHARE, f"pitch ({self._engines.tracker.method})")
                 track = found
             assert track is not None

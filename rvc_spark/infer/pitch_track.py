@@ -55,19 +55,23 @@ def _chunks(total: int) -> Iterator[tuple[int, int]]:
 
 
 def track_pitch(
-    read: Callable[[int, int], np.ndarray], start: int, frames: int, tracker: PitchTracker
+    read: Callable[[int, int], np.ndarray], start: int, stop: int, end: int, tracker: PitchTracker
 ) -> Iterator[tuple[float, PitchTrack | None]]:
-    """Track `frames` frames from frame `start`; yields (fraction done, None), at last (1.0, track).
+    """Track frames `start..stop`; yields (fraction done, None), at last (1.0, track).
+
+    Nothing beyond sample `end` is read, and frames there are unvoiced: some trackers lay their frames symmetrically
+    into what they are given, so a recording of one chunk is handed over exactly as the reference hands it over.
 
     Args:
-        read: gives samples [b - a] at 16 kHz of positions a..b; must answer from `start` to `start + frames` frames.
+        read: gives samples [b - a] at 16 kHz of positions a..b, from frame `start` to sample `end`.
     """
+    frames = stop - start
     f0 = np.zeros(frames)
     for left, right in _chunks(frames):
         before, after = min(left, CONTEXT), min(frames - right, CONTEXT)
-        samples = read((start + left - before) * HOP, (start + right + after) * HOP)
-        tracked = tracker.track(samples)
-        f0[left:right] = tracked[before : before + right - left]
+        tracked = tracker.track(read((start + left - before) * HOP, min((start + right + after) * HOP, end)))
+        piece = tracked[before : before + right - left]
+        f0[left : left + len(piece)] = piece
         yield right / frames, None
     yield 1.0, PitchTrack(f0, start)
 
