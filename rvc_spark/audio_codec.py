@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from rvc_spark.audio_container import Container
+from rvc_spark.audio_container import VORBIS_TO_WAV, Container
 from rvc_spark.audio_source import Source
 from rvc_spark.errors import AudioError
 
@@ -123,6 +123,7 @@ class SoundFileDecoder:
         uncounted = self._file.frames >= _UNKNOWN_FRAMES or self._file.subtype.startswith("MPEG")
         self.frames = None if uncounted else self._file.frames
         self.expected_frames = self.frames
+        self._order = VORBIS_TO_WAV.get(self.channels) if self._file.subtype in ("VORBIS", "OPUS") else None
 
     def chunks(self) -> Iterator[np.ndarray]:
         """See `Decoder`."""
@@ -139,7 +140,10 @@ class SoundFileDecoder:
                     "Copy or download it again.",
                 )
             done += count
-            yield np.ascontiguousarray(buffer[:count].T)
+            frames = buffer[:count] if self._order is None else buffer[:count, self._order]
+            yield np.array(
+                frames.T, order="C"
+            )  # a copy always: one channel transposed would still be the buffer itself
 
     def close(self) -> None:
         """See `Decoder`."""

@@ -23,6 +23,15 @@ SLACK_BYTES = 64
 
 SCAN_BYTES = 2**20
 """Bytes read at a time when a whole file is searched."""
+VORBIS_TO_WAV = {
+    3: (0, 2, 1),
+    5: (0, 2, 1, 3, 4),
+    6: (0, 2, 1, 5, 3, 4),
+    7: (0, 2, 1, 6, 5, 3, 4),
+    8: (0, 2, 1, 7, 5, 6, 3, 4),
+}
+"""Vorbis and Opus line channels up as L C R ... LFE, everything else as L R C LFE ...; libsndfile leaves that to us.
+WAV channel k is channel `VORBIS_TO_WAV[channels][k]` of the Ogg file; other channel counts agree."""
 _OGG_FIRST_PAGE = b"OggS\0\x02"
 _OGG_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC")
 

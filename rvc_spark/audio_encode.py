@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from rvc_spark.audio_container import VORBIS_TO_WAV
 from rvc_spark.audio_source import shown
 from rvc_spark.errors import OutputError
 
@@ -211,6 +212,8 @@ class _SoundFileSink:
         self._target = _RecordingFile(stream)
         self._shift = 8 if options.sample_format == "pcm24" else 0  # libsndfile takes 24 bits at the top of 32
         self._format = options.format
+        wav_order = VORBIS_TO_WAV.get(channels) if options.format == "ogg" else None
+        self._order = None if wav_order is None else np.argsort(wav_order)
         subtype = {"flac": options.sample_format.upper().replace("PCM", "PCM_"), "ogg": "VORBIS", "mp3": None}
         settings = {}
         if options.format == "mp3":
@@ -231,6 +234,8 @@ class _SoundFileSink:
 
     def write(self, frames: np.ndarray) -> None:
         """int32 (flac) or float32 [n, C]."""
+        if self._order is not None:
+            frames = np.ascontiguousarray(frames[:, self._order])
         if self._format == "flac":
             frames = frames << self._shift if self._shift else frames.astype(np.int16)
         try:
