@@ -13,6 +13,8 @@ from rvc_spark.audio_limits import MAX_RATE
 from rvc_spark.errors import AudioError
 
 QUALITY = "VHQ"
+QUALITIES = ("VHQ", "HQ")
+"""soxr's best, and the one that most audio programs use: 28 and 20 bits."""
 MAX_RESAMPLER_RATE = 4 * MAX_RATE
 """Hz. Room for the oversampling a true-peak meter does."""
 
@@ -23,12 +25,13 @@ def resampled_length(frames: int, rate_in: int, rate_out: int) -> int:
     return whole + (2 * rest > rate_in or (2 * rest == rate_in and whole % 2 == 1))
 
 
-def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+def resample(samples: np.ndarray, rate_in: int, rate_out: int, quality: str = QUALITY) -> np.ndarray:
     """Convert the sampling rate along the last axis.
 
     Args:
         samples: float32 or float64 [..., T]; other types become float32.
         rate_in, rate_out: Hz, 1..`MAX_RESAMPLER_RATE`.
+        quality: one of `QUALITIES`; HQ only to reproduce another program's numbers.
 
     Returns:
         The same type, [..., resampled_length(T, rate_in, rate_out)]. Equal rates return the input itself.
@@ -48,7 +51,7 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     rows = samples.reshape(-1, samples.shape[-1])
     result = np.zeros((rows.shape[0], length), samples.dtype)
     for row, target in zip(rows, result, strict=True):  # soxr gives the same per row as for all at once, in less memory
-        converted = soxr.resample(np.ascontiguousarray(row), rate_in, rate_out, QUALITY)
+        converted = soxr.resample(np.ascontiguousarray(row), rate_in, rate_out, quality)
         target[:] = _fitted(converted, length)
     return result.reshape(*samples.shape[:-1], length)
 

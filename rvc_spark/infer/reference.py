@@ -139,7 +139,7 @@ def reference_convert(
     if settings.rms_mix_rate != 1:
         sound = match_loudness(filtered, sound, rate, settings.rms_mix_rate)
     if settings.resample_rate >= SAMPLE_RATE and settings.resample_rate != rate:
-        sound = audio.resample(sound, rate, settings.resample_rate, quality="hq")
+        sound = audio.resample(sound, rate, settings.resample_rate, quality="HQ")
         result.rate = settings.resample_rate
     result.audio = to_int16(sound)
     return result
