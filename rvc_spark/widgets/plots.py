@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from rvc_spark.audio import Audio
 from rvc_spark.errors import ConfigError, OutputError, PitchError
-from rvc_spark.widgets.spectrogram import FLOOR_DB, f0_line, hz_to_mel, mel_picture, outline
+from rvc_spark.infer.mel import hz_to_mel
+from rvc_spark.widgets.spectrogram import FLOOR_DB, f0_line, mel_picture, outline
 
 if TYPE_CHECKING:  # a figure of two sounds needs no networks
     from rvc_spark.rvc_modules import Conversion

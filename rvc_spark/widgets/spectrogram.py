@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rvc_spark.infer.mel import hz_to_mel, mel_filters
+
 FLOOR_DB = -80.0  # below the loudest cell; quieter is drawn as silence
 WINDOW_SECONDS = 0.032  # 31 Hz between bins: harmonics of a low male voice (80 Hz) still stand apart
 HOP_SECONDS = 0.005
@@ -23,32 +25,6 @@ class MelPicture:
     levels: np.ndarray
     step: float
     top_mel: float
-
-
-def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
-    """Hz -> mel: O'Shaughnessy's 2595 log10(1 + f / 700), roughly equal steps of heard pitch."""
-    return 2595.0 * np.log10(1.0 + np.asarray(hz, np.float64) / 700.0)
-
-
-def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
-    """Inverse of `hz_to_mel`."""
-    return 700.0 * (10.0 ** (np.asarray(mel, np.float64) / 2595.0) - 1.0)
-
-
-def mel_filters(rate: int, size: int, bands: int, top_hz: float) -> np.ndarray:
-    """Triangles of equal height, evenly spaced in mel from 0 to `top_hz`: float64 [bands, size // 2 + 1].
-
-    A triangle narrower than one bin would miss them all; it takes the bin nearest to its centre instead, so that low
-    bands are never empty. Bands above half the rate stay empty.
-    """
-    edges = mel_to_hz(np.linspace(0.0, hz_to_mel(top_hz), bands + 2))
-    bins = np.arange(size // 2 + 1) * rate / size  # Hz of each bin
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    filters = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    nearest = np.abs(bins[None] - centre).argmin(axis=1)
-    empty = (filters.sum(axis=1) == 0) & (centre[:, 0] <= rate / 2)
-    filters[empty, nearest[empty]] = 1.0
-    return filters
 
 
 def mel_picture(samples: np.ndarray, rate: int, *, top_hz: float, columns: int = 1200, bands: int = 120) -> MelPicture:
@@ -69,8 +45,8 @@ def mel_picture(samples: np.ndarray, rate: int, *, top_hz: float, columns: int =
     within = (np.arange(looks) + 0.5) / looks  # where in a column the windows sit
     centres = ((np.arange(count)[:, None] + within[None]) * hop).astype(np.int64)  # [columns, looks]
     reach = np.arange(window) - window // 2
-    size = 4 * window  # zero padding: finer steps between the same harmonics, so that low bands do not share a bin
-    filters = mel_filters(rate, size, bands, top_hz).T.astype(np.float32)  # [bins, bands]
+    size = 4 * window  # zero padding: bins of 8 Hz, so that none of the narrow low bands misses them all
+    filters = mel_filters(rate, size, bands, 0.0, top_hz).T  # [bins, bands]
     taper = np.hanning(window).astype(np.float32)
     power = np.zeros((count, bands), np.float32)
     for start in range(0, count, 256):  # blocks, so that an hour of sound needs no more memory than a minute
@@ -83,8 +59,8 @@ def mel_picture(samples: np.ndarray, rate: int, *, top_hz: float, columns: int =
     if loudest <= 0.0:
         levels = np.full((bands, count), FLOOR_DB, np.float32)
     else:
-        least = loudest * 10.0 ** (FLOOR_DB / 10.0)
-        levels = 10.0 * np.log10(np.maximum(power, least) / loudest).T.astype(np.float32)
+        audible = np.maximum(power / loudest, 1e-12)
+        levels = np.maximum(10.0 * np.log10(audible), FLOOR_DB).T.astype(np.float32)
     return MelPicture(levels, hop / rate, float(hz_to_mel(top_hz)))
 
 
