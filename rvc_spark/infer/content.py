@@ -135,7 +135,14 @@ class ContentEncoder:
         return f"the voice was trained on the content encoder {wanted!r}, this one is {self.embedder!r}"
 
     def _waveform(self, samples: np.ndarray | torch.Tensor) -> torch.Tensor:
-        wave = torch.as_tensor(samples).detach().to(self.device, torch.float32)
+        if not isinstance(samples, torch.Tensor):
+            samples = np.asarray(samples)
+            if samples.dtype.kind != "f":
+                raise AudioError(
+                    f"content features need samples as floats, got {samples.dtype}", "Scale them to -1..1."
+                )
+            samples = torch.from_numpy(np.array(samples, dtype=np.float32))  # a copy, for reversed or read-only arrays
+        wave = samples.detach().to(self.device, torch.float32)
         if wave.dim() != 1:
             raise AudioError(f"content features need samples [N], got shape {list(wave.shape)}", "Mix to mono first.")
         if wave.shape[0] < WINDOW:

@@ -1,7 +1,8 @@
 """Mel filterbank on the HTK scale, with Slaney's normalization: triangles of equal area over a linear frequency axis.
 
 Formulas: HTK book (mel = 2595 * log10(1 + f / 700)); M. Slaney, Auditory Toolbox, 1998 (each triangle divided by half
-its width in Hz). Same numbers as `librosa.filters.mel(htk=True, norm="slaney")`, without librosa. Refuses to know spectra.
+its width in Hz). Same numbers as `librosa.filters.mel(htk=True, norm="slaney")`, without librosa. Refuses to know
+spectra.
 """
 
 from __future__ import annotations
