@@ -120,7 +120,8 @@ def _encoder() -> Finding:
 def _pitch() -> Iterator[Finding]:
     from rvc_spark.infer.pitch import PITCH_METHODS, load_tracker
 
-    tone = np.sin(2 * np.pi * 220 * np.arange(8_000) / 16_000)
+    time = np.arange(8_000) / 16_000
+    tone = sum(np.sin(2 * np.pi * 220 * n * time) / n for n in range(1, 6)) / 5  # harvest needs overtones
     for method in PITCH_METHODS:
         try:
             tracker = load_tracker(method, rmvpe_path=RVCConfig().rmvpe_path)

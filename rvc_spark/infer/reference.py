@@ -77,10 +77,14 @@ class ReferenceEngines:
 def _track(
     padded: np.ndarray, engines: ReferenceEngines, settings: ReferenceSettings
 ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """Coarse pitch int64 [p] and f0 in Hz float32 [p] of the padded signal; (None, None) for a voice without pitch."""
+    """Coarse pitch int64 [p] and f0 in Hz float32 [p] of the padded signal; (None, None) for a voice without pitch.
+
+    The contour keeps the tracker's own length: the reference fills gaps before it cuts, so a frame beyond the sound
+    decides how the last gap is filled.
+    """
     if not engines.synthesizer.info.has_f0 or engines.tracker is None:
         return None, None
-    f0 = np.asarray(engines.tracker.track(padded))[: len(padded) // HOP]
+    f0 = np.asarray(engines.tracker.raw(padded))
     if settings.fill_unvoiced:
         f0 = fill_unvoiced(f0)
     f0 = shift_key(f0, settings.key)
