@@ -141,9 +141,7 @@ class SoundFileDecoder:
                 )
             done += count
             frames = buffer[:count] if self._order is None else buffer[:count, self._order]
-            yield np.array(
-                frames.T, order="C"
-            )  # a copy always: one channel transposed would still be the buffer itself
+            yield np.array(frames.T, order="C")  # always a copy: one channel, transposed, is still the buffer itself
 
     def close(self) -> None:
         """See `Decoder`."""

@@ -33,6 +33,7 @@ VORBIS_TO_WAV = {
 """Vorbis and Opus line channels up as L C R ... LFE, everything else as L R C LFE ...; libsndfile leaves that to us.
 WAV channel k is channel `VORBIS_TO_WAV[channels][k]` of the Ogg file; other channel counts agree."""
 _OGG_FIRST_PAGE = b"OggS\0\x02"
+_WAV_MPEG_TAGS = (b"\x50\x00", b"\x55\x00")  # MP2 and MP3 inside WAV
 _OGG_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC")
 
 # "Length not known when the header was written", as recorders and pipes (ffmpeg, sox, arecord) leave it in 32 bits.
@@ -89,7 +90,8 @@ def identify(stream: BinaryIO, size: int, name: str) -> Container:
     refuse_no_sound(head, name)
     container = _container(head)
     unfinished = _check_whole(stream, size, head, name)
-    if container.kind == "wav" and unfinished:  # libsndfile takes a data chunk of "0 bytes, yet" literally
+    mpeg = head[20:22] in _WAV_MPEG_TAGS and head[12:16] == b"fmt "
+    if container.kind == "wav" and (unfinished or mpeg):  # libsndfile takes a data chunk of "0 bytes, yet" literally
         container = Container("wav", soundfile=False)
     if container.kind == "flac" and _flac_frames(head) == 0:  # same for FLAC: unknown total
         container = Container("flac", soundfile=False)

@@ -35,6 +35,7 @@ class SampleWriter:
         self._sink = make_sink(stream, self.rate, self.channels, options)
 
     def write(self, block: np.ndarray) -> None:
+        """Append float32 [C, n] or [n]. Raises AudioError for a bad block, OSError when the stream is full."""
         block = np.asarray(block, np.float32)
         block = block[np.newaxis] if block.ndim == 1 else block
         if block.ndim != 2 or block.shape[0] != self.channels:
@@ -101,18 +102,22 @@ class AudioWriter:
 
     @property
     def rate(self) -> int:
+        """Hz."""
         return self._writer.rate
 
     @property
     def channels(self) -> int:
+        """What every block must have."""
         return self._writer.channels
 
     @property
     def frames(self) -> int:
+        """Frames written so far."""
         return self._writer.frames
 
     @property
     def clipped(self) -> int:
+        """Samples beyond full scale that were limited so far."""
         return self._writer.clipped
 
     def write(self, block: np.ndarray) -> None:
