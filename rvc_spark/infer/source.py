@@ -124,9 +124,14 @@ def frame_phase(f0: Tensor, seconds_per_frame: float, start_phase: float = 0.0) 
     Returns:
         Cycles in 0..1, float64 [B, T + 1].
     """
-    turns = f0.double() * seconds_per_frame
+    turns = _exact(f0) * seconds_per_frame
     passed = torch.cumsum(torch.nn.functional.pad(turns, (1, 0)), dim=1)
     return (passed + start_phase).remainder(1)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """As float64, on the CPU where the device has none (Apple's GPUs)."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def sines(f0: Tensor, start: Tensor, rate: int, samples_per_frame: int, phase: Tensor) -> Tensor:
@@ -141,11 +146,11 @@ def sines(f0: Tensor, start: Tensor, rate: int, samples_per_frame: int, phase: T
         float32 [B, T * samples_per_frame, H].
     """
     step = torch.arange(1, samples_per_frame + 1, dtype=torch.float64, device=start.device)
-    turns = start[:, :, None] + f0.double()[:, :, None] / rate * step
+    turns = start[:, :, None] + _exact(f0)[:, :, None] / rate * step
     turns = turns.remainder(1).flatten(1)
     harmonic = torch.arange(1, phase.shape[1] + 1, dtype=torch.float64, device=start.device)
-    cycles = (turns[:, :, None] * harmonic + phase.to(turns)[:, None]).remainder(1)
-    wave = torch.sin(cycles.float() * (2 * math.pi)) * SINE_AMPLITUDE
+    cycles = (turns[:, :, None] * harmonic + _exact(phase).to(turns)[:, None]).remainder(1)
+    wave = torch.sin(cycles.float().to(f0.device) * (2 * math.pi)) * SINE_AMPLITUDE
     return wave * voiced(f0, samples_per_frame)
 
 
