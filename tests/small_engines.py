@@ -12,7 +12,7 @@ import torch
 from rvc_spark.infer.pipeline import Engines
 from rvc_spark.infer.pitch import PitchTracker
 from rvc_spark.infer.synthesizer import load_synthesizer
-from tests.voice_maker import make_checkpoint
+from tests.voice_maker import VoiceRecipe, make_voice
 
 
 class ProjectionEncoder:
@@ -39,7 +39,7 @@ def steady_tracker(hertz: float = 150.0) -> PitchTracker:
 
 
 def small_engines(index=None, **layout) -> Engines:
-    """Engines around a tiny random voice; `layout` goes to `make_checkpoint`."""
-    synthesizer = load_synthesizer(make_checkpoint(**layout))
+    """Engines around a tiny random voice; `layout` goes to VoiceRecipe."""
+    synthesizer = load_synthesizer(make_voice(VoiceRecipe(**layout)))
     tracker = steady_tracker() if synthesizer.info.has_f0 else None
     return Engines(ProjectionEncoder(synthesizer.info.content_dim), synthesizer, tracker, index)

@@ -49,9 +49,9 @@ class MeanIndex:
 @pytest.fixture(scope="module")
 def voices():
     return [
-        small_engines(version="v2", sample_rate=40_000, has_f0=True),
-        small_engines(index=MeanIndex(), version="v1", sample_rate=32_000, has_f0=True),
-        small_engines(version="v2", sample_rate=48_000, has_f0=False),
+        small_engines(version="v2", rate=40_000, has_f0=True),
+        small_engines(index=MeanIndex(), version="v1", rate=32_000, has_f0=True),
+        small_engines(version="v2", rate=48_000, has_f0=False),
     ]
 
 
@@ -108,11 +108,13 @@ def click_score(sound: np.ndarray, at: int, rate: int) -> float:
     return 10 * np.log10((second[at - near : at + near].mean() + 1e-12) / (around.mean() + 1e-12))
 
 
-def log_mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
+def spectral_distance(a: np.ndarray, b: np.ndarray, rate: int) -> np.ndarray:
+    """Mean distance of the log spectra in nats, one value per 10 ms."""
     from scipy.signal import stft
 
-    spectra = [np.log(np.abs(stft(x, rate, nperseg=1024, noverlap=704)[2]) + 1e-4) for x in (a, b)]
-    return float(np.abs(spectra[0] - spectra[1]).mean())
+    hop = rate // 100
+    spectra = [np.log(np.abs(stft(x, rate, nperseg=1024, noverlap=1024 - hop)[2]) + 1e-4) for x in (a, b)]
+    return np.abs(spectra[0] - spectra[1]).mean(axis=0)
 
 
 def test_no_cut_can_be_heard(demo, speech):
@@ -129,12 +131,13 @@ def test_no_cut_can_be_heard(demo, speech):
     for cut in cuts:
         at = cut // 320 * 320 * rate // 16_000
         assert click_score(b, at, rate) < 6.0
-        # What a listener could notice at a cut is a change against the uncut sound that stands out there.
-        near = slice(at - rate // 20, at + rate // 20)
-        assert np.abs(b[near]).max() < 2 * np.abs(a[near]).max() + 0.01
-    # Another seed of the same uncut conversion moves the spectrum more than the cuts do.
-    other = drain(demo.convert_steps(speech, settings.changed(seed=1))).audio.samples
-    assert log_mel_distance(a, b, rate) < 0.5 * log_mel_distance(a, other, rate)
+    # A part hears less context than the whole, and its features differ a little everywhere (the encoder normalises over
+    # all it hears). A cut could be heard if it stood out from that.
+    distance = spectral_distance(a, b, rate)
+    near = np.zeros(len(distance), bool)
+    for cut in cuts:
+        near[cut // 160 - 5 : cut // 160 + 6] = True
+    assert distance[near].mean() < 1.5 * distance[~near].mean()
 
 
 def test_same_seed_same_samples(demo, speech):

@@ -186,7 +186,10 @@ class Rendering:
             resampler = audio.StreamResampler(self._info.sample_rate, rate, channels=1)
             for block in self._matched(voice, target):
                 result.append(resampler.push(block[None])[0])
-            result.append(resampler.finish(self._source.length_at(rate))[0])
+            tail = resampler.finish()[0]
+            # Two roundings (to the voice's rate, then to this one) may miss the one that was promised by a sample.
+            missing = self._source.length_at(rate) - len(result) - len(tail)
+            result.append(np.pad(tail, (0, missing), mode="edge") if missing > 0 else tail[: len(tail) + missing])
         result.guard_peak(OUTPUT_PEAK)
         return result
 
