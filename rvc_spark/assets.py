@@ -72,6 +72,8 @@ class FetchOptions:
             raise AssetError(f"parallel is {self.parallel}, outside 1..{MAX_PARALLEL}", "Choose a number in between.")
         if self.unpinned not in ("refuse", "hub", "accept"):
             raise AssetError(f"unpinned is {self.unpinned!r:.40}", "Choose refuse, hub or accept.")
+        if isinstance(self.accept, str):  # its letters would count as licences
+            raise AssetError(f"accept is the text {self.accept!r:.40}", "Give a list of licences.")
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,8 @@ class AssetStore:
         status = self.folder.check(asset)
         if status.state == "ready":
             return status.path
-        if status.state == "wrong":
-            raise _wrong_file(status)
-        if status.state == "unpinned":
-            step = f"Vouch for it with `rvc-spark assets import {asset_id} {status.path}`."
-            raise AssetError(f"{status.path} is there, but nothing says what it should be", step)
+        if status.state in ("wrong", "unpinned"):
+            raise _not_usable(status)
         step = f"Get it with `rvc-spark assets get {asset_id}`, or import it from another machine."
         raise AssetError(f"{asset_id} is not at {status.path} (needed for {asset.needed_by})", step)
 
@@ -282,7 +281,7 @@ class AssetStore:
             if status.state == "ready":  # another process was faster
                 return status.path
             if status.state in ("wrong", "unpinned") and not options.replace:
-                raise _wrong_file(status)
+                raise _not_usable(status)
             self._check_agreed(asset, options)
             copied = asset_sources.from_hub_cache(self.folder, asset, self.options.hub_cache, report)
             if copied is not None:
@@ -366,10 +365,15 @@ def _offer(steps: queue.Queue[Progress | None], step: Progress | None, seconds: 
     return True
 
 
-def _wrong_file(status: AssetStatus) -> ChecksumError:
+def _not_usable(status: AssetStatus) -> AssetError:
+    """A file is in the place, and it is another one, or nobody knows what it should be."""
+    asset = status.asset
+    if status.state == "unpinned":
+        step = f"Vouch for it with `rvc-spark assets import {asset.id} {status.path} --unpinned accept`."
+        return AssetError(f"{status.path} is there, but nothing says what {asset.id} should be", step)
     return ChecksumError(
-        f"{status.path} is there ({status.bytes_here} bytes), but it is not the catalogue's {status.asset.id} "
-        f"({status.asset.bytes} bytes, sha256 {status.asset.sha256})",
+        f"{status.path} is there ({status.bytes_here} bytes), but it is not the catalogue's {asset.id} "
+        f"({asset.bytes} bytes, sha256 {asset.sha256})",
         "Move it away if you need it, or fetch with --replace to overwrite it.",
     )
 

@@ -34,6 +34,7 @@ from rvc_spark.transport import Cancelled, ConnectionTrouble, Response, Transpor
 HEAD_BYTES = 512  # enough to tell a web page or an LFS pointer from a file
 PROGRESS_SECONDS = 0.1
 MEANINGFUL_BYTES = 64 << 10  # an attempt that got this much further was not in vain
+UNREACHABLE_ATTEMPTS = 2  # whoever has no network should not wait long to hear it
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -96,7 +97,8 @@ class Download:
             except ConnectionTrouble as trouble:
                 failures = 1 if self.offset >= furthest + MEANINGFUL_BYTES else failures + 1
                 furthest = max(furthest, self.offset)
-                if failures >= self.transport.options.attempts:
+                allowed = self.transport.options.attempts
+                if failures >= (min(allowed, UNREACHABLE_ATTEMPTS) if trouble.unreachable else allowed):
                     problem = f"{trouble.problem} ({failures} attempts in a row without progress)"
                     raise DownloadError(problem, trouble.next_step) from trouble
                 self._wait(trouble, failures)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
@@ -39,6 +40,7 @@ class ConnectionTrouble(DownloadError):
     """Broken, stalled or busy: worth another attempt, after `wait` seconds if the server named a time."""
 
     wait: float | None = None
+    unreachable = False  # no connection came about at all
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class NetworkOptions:
     retry_after_cap: float = 60.0  # a server may ask for patience, but not for a day
     redirects: int = 8
     proxy: str | None = None
+    ca_file: Path | None = None  # certificates to trust besides the usual ones, as company networks need
     token: str | None = field(default=None, repr=False)
     token_hosts: frozenset[str] = HUB_HOSTS  # who may see the token, and whose digests are believed
     allow_private: bool = True  # addresses of this machine and its network; False for addresses strangers give
@@ -83,6 +86,8 @@ class Transport:
         anywhere = options.allow_private or options.proxy is not None  # a proxy is itself private, as a rule
         backend = _WatchedBackend(options, cancel, allow_private=anywhere)
         limits: dict[str, Any] = {"max_connections": 32, "max_keepalive_connections": 4, "network_backend": backend}
+        if options.ca_file is not None:  # reading all certificates takes a while, so the pool does it when it must
+            limits["ssl_context"] = _trust(options.ca_file)
         if options.proxy is None:
             self._pool: httpcore.ConnectionPool = httpcore.ConnectionPool(**limits)
         else:
@@ -227,8 +232,9 @@ def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as failed:
-        problem = f"the name {host!r:.120} cannot be looked up: {failed}"
-        raise ConnectionTrouble(problem, "Check the network.") from failed
+        trouble = ConnectionTrouble(f"the name {host!r:.120} cannot be looked up: {failed}", "Check the network.")
+        trouble.unreachable = True
+        raise trouble from failed
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not allow_private:
         for address in addresses:
@@ -252,14 +258,28 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
+def _trust(ca_file: Path) -> ssl.SSLContext:
+    context = httpcore.default_ssl_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as failed:  # ssl's own errors are OSErrors
+        raise AssetError(f"{ca_file} holds no certificates: {failed}", "Give a PEM file.") from failed
+    return context
+
+
 @contextmanager
 def _named_trouble() -> Iterator[None]:
     try:
         yield
     except _TROUBLE as failed:
+        if isinstance(failed.args[0] if failed.args else None, ssl.SSLCertVerificationError):
+            problem = f"the server is not who it says it is: {failed}"
+            raise DownloadError(problem, "Check this machine's clock and network; do not go on.") from failed
         kind = "stalled" if isinstance(failed, httpcore.TimeoutException) else "broke"
         text = f"the connection {kind}: {str(failed) or type(failed).__name__}"
-        raise ConnectionTrouble(text, "Try again; what has arrived is kept.") from failed
+        trouble = ConnectionTrouble(text, "Try again; what has arrived is kept.")
+        trouble.unreachable = isinstance(failed, httpcore.ConnectError | httpcore.ConnectTimeout)
+        raise trouble from failed
 
 
 def _cancelled() -> Cancelled:

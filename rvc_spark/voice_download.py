@@ -88,10 +88,15 @@ def fetch_voice(url: str, folder: Path, request: VoiceRequest, means: Means) -> 
         downloads = folder / ".downloads"
         downloads.mkdir(parents=True, exist_ok=True)
     part = downloads / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
-    with only_writer(downloads / "lock", cancel, means.report):
+    with only_writer(part.with_suffix(".lock"), cancel, means.report):
         sha256 = _download(url, part, request, means, cancel)
         means.report(part.stat().st_size, part.stat().st_size, "unpacking")
-        voices, indexes = _place(part, _leaf(url), folder, request)
+        with only_writer(downloads / "place.lock", cancel, means.report):
+            try:
+                voices, indexes = _place(part, _leaf(url), folder, request)
+            except ArchiveError:
+                discard(part)  # it will not get better by being kept
+                raise
         discard(part)
     return VoiceFiles(voices, indexes, sha256)
 
@@ -175,7 +180,7 @@ def _open_up(part: Path, leaf: str, inside: Path) -> list[Path]:
         raise ArchiveError("the archive holds no .pth and no .index", hint)
     suffix = ".pth" if is_checkpoint else ".index" if head[:4] in _INDEX_MAGIC else PurePosixPath(leaf).suffix.lower()
     if suffix not in VOICE_SUFFIXES:
-        raise AssetError(f"what {leaf or 'the address'} serves is neither a voice nor an archive of one", "Check it.")
+        raise ArchiveError(f"what {leaf or 'the address'} serves is neither a voice nor an archive of one", "Check it.")
     inside.mkdir()
     target = inside / f"{PurePosixPath(leaf).stem or 'voice'}{suffix}"
     with target.open("xb") as file:

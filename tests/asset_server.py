@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -50,6 +52,7 @@ class AssetServer:
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
         self.requests: list[Request] = []
+        self.scheme = "http"
         self.sent = 0  # bytes of all bodies
         self.released = threading.Event()  # ends stalls and pauses
         self._lock = threading.Lock()
@@ -62,7 +65,14 @@ class AssetServer:
         return self._server.server_address[1]
 
     def url(self, path: str = "", host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}/{path}"
+        return f"{self.scheme}://{host}:{self.port}/{path}"
+
+    def speak_tls(self, certificate: Path, key: Path) -> None:
+        """From now on https only. To be called before the first request."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.scheme = "https"
 
     def add(self, path: str, content: bytes = b"", **behaviour: object) -> Served:
         self.files[f"/{path}"] = served = Served(content, **behaviour)  # type: ignore[arg-type]

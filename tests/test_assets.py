@@ -194,6 +194,19 @@ def test_files_without_a_published_digest_need_a_decision(place: Place, server: 
         store.fetch("file-0")
 
 
+def test_a_file_nobody_vouches_for_is_not_used(place: Place, server: AssetServer) -> None:
+    store = place.only(sha256=None)
+    target = place.root / "models/file-0.bin"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(FILES["file-0"])
+    assert store.status()[0].state == "unpinned"
+    for use in (store.asset_path, store.fetch):
+        with pytest.raises(AssetError, match="nothing says what file-0 should be"):
+            use("file-0")
+    assert store.import_file("file-0", target, unpinned="accept") == store.asset_path("file-0") == target
+    assert not server.requests
+
+
 def test_accepting_an_unpinned_file_records_what_came(place: Place) -> None:
     store = place.only(sha256=None)
     path = store.fetch("file-0", FetchOptions(unpinned="accept"))
@@ -269,6 +282,8 @@ def test_options_out_of_range_are_refused() -> None:
         FetchOptions(parallel=0)
     with pytest.raises(AssetError, match="unpinned"):
         replace(FetchOptions(), unpinned="maybe")
+    with pytest.raises(AssetError, match="list of licences"):
+        FetchOptions(accept="MIT")
 
 
 @pytest.mark.parametrize(
