@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
             if not options.json:
                 show(group, options.verbose)
     failures = sum(len(group.failures) for group in groups)
+    if not any(group.cases for group in groups):
+        sys.stderr.write("No case of these groups is in the folder, so nothing was checked.\n")
+        return 1
     if options.json:
         json.dump(report(groups, options), sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -71,9 +74,8 @@ def show(group: Group, verbose: bool) -> None:
     worst = ""
     if group.worst is not None:
         worst = f"{told(group.worst)}  {group.worst.case} {group.worst.quantity}"
-    sys.stdout.write(
-        f"{group.name:<10}{group.cases:>4} cases{len(group.checks):>6} checks{len(group.failures):>5} failures  {worst}\n"
-    )
+    counts = f"{group.cases:>4} cases{len(group.checks):>6} checks{len(group.failures):>5} failures"
+    sys.stdout.write(f"{group.name:<10}{counts}  {worst}\n")
     if verbose:
         for check in group.checks:
             sys.stdout.write(f"    {told(check):<32}  {check.case} {check.quantity}\n")

@@ -70,7 +70,7 @@ def check_case(case: dict[str, Any], run: Run, record: Recorder) -> None:
 
 
 def decision_margin(salience: np.ndarray, threshold: float) -> np.ndarray:
-    """How far each frame is from another answer: best minus second best bin, or best minus threshold. [N, 360] -> [N]"""
+    """[N, 360] -> [N]: how far each frame is from another answer (second best bin, or the threshold)."""
     ordered = np.sort(salience, axis=1)
     best, second = ordered[:, -1], ordered[:, -2]
     return np.minimum(best - second, np.abs(best - threshold))
