@@ -177,6 +177,8 @@ class LibavDecoder:
         if not self._container.streams.audio:
             raise AudioError(f"{self._name} has no audio track", "Give a file with sound in it.")
         self._stream = self._container.streams.audio[0]
+        if self._stream.codec_context is None:  # PyAV before 18 crashes when such a stream is decoded
+            raise _unknown(self._name, "its codec is not known")
         self._seconds = 0.0
         self._packets = self._damaged = 0
         self._frames = self._decoded()
