@@ -41,7 +41,9 @@ def say(text: str) -> None:
 
 
 def interpreter_of(prefix: Path) -> Path:
-    """The Python inside an environment folder; the POSIX path when there is none."""
+    """The Python inside an environment folder, this very one if it is there; else a path that may not exist."""
+    if prefix.resolve() == Path(sys.prefix).resolve():
+        return Path(sys.executable)  # in /usr, `bin/python` may be another version than the one that runs
     places = [prefix / "bin" / "python", prefix / "bin" / "python3", prefix / "Scripts" / "python.exe"]
     places.append(prefix / "python.exe")  # conda on Windows
     return next((place for place in places if place.exists()), places[0])
@@ -126,7 +128,7 @@ def active_environment() -> "Environment | None":
         prefix = Path(folder).resolve()
         if not interpreter_of(prefix).exists():
             say(f"note: {folder}: {reason}, but there is no Python there")
-        elif prefix != ROOT / ".venv":
+        else:
             return Environment(prefix, kind_of(prefix), reason, made_here(prefix))
     return None
 
@@ -151,7 +153,7 @@ def choose_environment(wanted: str) -> Environment:
         raise SetupProblem(f"{prefix} is a file, not an environment. Move it away or use --env PATH.")
     if python_version(prefix) is not None:
         return Environment(prefix, kind_of(prefix), reason, made_here(prefix))
-    looks_made = (prefix / "pyvenv.cfg").is_file() or (prefix / STAMP).is_file()
+    looks_made = (prefix / "pyvenv.cfg").is_file() or any(prefix.glob(STAMP + "*"))
     if prefix.is_dir() and any(prefix.iterdir()) and not looks_made:
         raise SetupProblem(f"{prefix} is a folder but no environment. Move it away or use --env PATH.")
     return Environment(prefix, "venv", reason, True)

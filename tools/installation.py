@@ -19,6 +19,7 @@ from environments import ROOT, Environment, SetupProblem, ask, child_environment
 
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 DISK_BYTES = 4 * 10**9  # 2.4 GB installed with a CPU torch (measured), pip's downloads and a margin
+PIP_RETRIES = "2"  # pip waits longer before each; its own 5 make a dead network a matter of minutes
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/{}/"
 
 # How pip's own words map to a sentence: (pattern, what is wrong, what to do).
@@ -192,13 +193,14 @@ def install(environment: Environment, extras: str) -> None:
     lines = constraint_lines(environment, installed_versions(environment))
     constraints = environment.prefix / "rvc_spark_constraints.txt"
     constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    command = pip_command(environment) + ["install", "--progress-bar", "off", "--retries", "2"]
+    command = pip_command(environment) + ["install", "--progress-bar", "off"]
     command += cpu_wheels() + ["-c", str(constraints), "-e", f".[{extras}]"]
     log = environment.prefix / "rvc_spark_setup.log"
+    patience = dict({"PIP_RETRIES": PIP_RETRIES}, **child_environment())  # a variable also reaches pip's build step
     say(f"Installing rvc_spark[{extras}] (the first time takes a minute or more; log: {log}).")
     with open(str(log), "w", encoding="utf-8") as record:
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT), env=child_environment()
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT), env=patience
         )
         for raw in running.stdout:
             line = raw.decode("utf-8", "replace")

@@ -41,8 +41,8 @@ MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
 
 # What it is for, the modules behind it, and whether nothing works without it.
 PARTS = (
-    ("conversion", "torch transformers safetensors faiss", True),
-    ("sound files", "soundfile soxr av pyloudnorm scipy", True),
+    ("conversion", "torch transformers faiss", True),
+    ("sound files", "soundfile soxr av scipy", True),
     ("speech", "espeakng_loader", True),
     ("command line", "rich pydantic_settings yaml", True),
     ("notebook cells", "IPython ipywidgets matplotlib", True),
@@ -188,14 +188,15 @@ def run_command(environment: Environment, command: str, arguments: "list") -> in
     lines = {
         "test": ["-m", "pytest"] + arguments,
         "notebook": ["-m", "jupyterlab", os.path.join("notebooks", "start.ipynb")] + arguments,
-        "--": ["-m", "rvc_spark", *arguments],
+        "--": ["-P", "-m", "rvc_spark", *arguments],
     }
-    line = lines.get(command, ["-m", "rvc_spark", command] + arguments)
+    line = lines.get(command, ["-P", "-m", "rvc_spark", command, *arguments])
     folder = str(ROOT) if command in ("test", "notebook", "demo") else None
     running = subprocess.Popen([environment.python] + line, cwd=folder, env=child_environment())
     while True:
         try:
-            return running.wait()
+            code = running.wait()
+            return code if code >= 0 else 128 - code  # killed by a signal: what a shell would report
         except KeyboardInterrupt:
             continue  # the command got the same signal and ends in its own time, with its own exit code
 
