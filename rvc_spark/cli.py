@@ -7,49 +7,21 @@ error. A refused input ends with the exit code of its kind of error; see `rvc_sp
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from rvc_spark import __version__
+from rvc_spark.cli_output import errors, listing, progress_bar, say, screen
 from rvc_spark.errors import OutputError, RvcSparkError
 from rvc_spark.infer.settings import ConversionSettings
 
 STANDARD = "-"  # standard input or output
 INTERRUPTED = 130  # what shells report for Ctrl-C
-errors = Console(stderr=True, highlight=False)
-screen = Console(highlight=False)
-
-
-def say(report: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
-    """Print a result: one JSON line for machines, or the lines for people."""
-    if as_json:
-        sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-    else:
-        for line in lines:
-            screen.print(escape(line), soft_wrap=True)
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """A bar on standard error fed by Progress values; none for machines and pipes."""
-    if quiet or not errors.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda step: bar.update(task, completed=step.fraction, description=step.message)
 
 
 def engines_line(engines: dict[str, Any]) -> str:
@@ -217,13 +189,13 @@ def command_voices(arguments: argparse.Namespace) -> int:
     from rvc_spark.rvc_modules import VC
 
     vc = VC()
-    table = Table("voice", "rate", "version", "speakers", "pitch", "index", "size", "note")
+    table = listing(("voice", "rate", "version", "speakers", "pitch", "size"), ("index", "note"))
     for voice in vc.voices():
         report: dict[str, Any] = {"name": voice.name, "path": str(voice.path), "bytes": voice.size}
         size = f"{voice.size / 1e6:.1f} MB"
         if voice.info is None:
             report["error"] = voice.error
-            table.add_row(escape(voice.name), *[""] * 5, size, escape(f"refused: {voice.error}"))
+            table.add_row(escape(voice.name), *[""] * 4, size, "", escape(f"refused: {voice.error}"))
         else:
             info = voice.info
             try:
@@ -237,7 +209,7 @@ def command_voices(arguments: argparse.Namespace) -> int:
             }  # fmt: skip
             note = "; ".join([voice.card.description, *info.warnings]).strip("; ")
             columns = (voice.name, str(info.sample_rate), info.version, str(info.speakers))
-            table.add_row(*map(escape, columns), "yes" if info.has_f0 else "no", escape(found), size, escape(note))
+            table.add_row(*map(escape, columns), "yes" if info.has_f0 else "no", size, escape(found), escape(note))
         if arguments.json:
             say(report, True, [])
     if not arguments.json:
@@ -265,7 +237,7 @@ def command_doctor(arguments: argparse.Namespace) -> int:
     from rvc_spark.doctor import examine
 
     findings = examine()
-    table = Table("what", "state", "detail")
+    table = listing(("what", "state"), ("detail",))
     marks = {"ok": "[green]ok[/]", "optional": "[yellow]not here[/]", "broken": "[red]broken[/]"}
     for finding in findings:
         table.add_row(escape(finding.what), marks[finding.state], escape(finding.detail))

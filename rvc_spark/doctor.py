@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -105,14 +106,15 @@ def _demo_voice() -> Finding:
     from rvc_spark.rvc_modules import VC
 
     voice = VC().load("demo")
-    return Finding("demo voice", "ok", f"{voice.info.version}, {voice.info.sample_rate} Hz, index: {voice.index_choice}")
+    index = Path(voice.index_choice.value).name or "none"
+    return Finding("demo voice", "ok", f"{voice.info.version}, {voice.info.sample_rate} Hz, index {index}")
 
 
 def _encoder() -> Finding:
     path = RVCConfig().hubert_path
     if not path.exists():
         return Finding(
-            "content encoder", "optional", f"not at {path}; community voices need it: rvc-spark assets get hubert"
+            "content encoder", "optional", f"not at {path}; community voices need it: rvc-spark assets get infer"
         )
     return Finding("content encoder", "ok", str(path))
 

@@ -120,12 +120,11 @@ class RVCConfig(BaseSettings):
 
     @property
     def hubert_path(self) -> Path:
-        """The content encoder every community voice was trained with: the folder, or the fairseq file where only
-        that one is there."""
+        """The content encoder of community voices: the first that is there of three forms of the same network."""
         if self.hubert:
             return self.hubert
-        folder, fairseq = self.assets_dir / "hubert" / "hubert_base", self.assets_dir / "hubert" / "hubert_base.pt"
-        return fairseq if fairseq.is_file() and not folder.is_dir() else folder
+        usual, *others = (self.assets_dir / "hubert" / name for name in ("hubert_base", "contentvec", "hubert_base.pt"))
+        return next((path for path in (usual, *others) if path.exists()), usual)
 
     @property
     def demo_dir(self) -> Path:

@@ -171,7 +171,12 @@ def batch_targets(sources: Sequence[Path], folder: Path, output: Path, suffix: s
 
 
 def convert_folder(
-    folder: str | Path, output: str | Path, *, format: str = "wav", options: EncodeOptions | None = None, **settings: Any
+    folder: str | Path,
+    output: str | Path,
+    *,
+    format: str = "wav",
+    options: EncodeOptions | None = None,
+    **settings: Any,
 ) -> Iterator[BatchItem]:
     """Convert every sound below a folder, keeping its subfolders; yields one item per file as it is done.
 

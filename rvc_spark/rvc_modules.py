@@ -189,7 +189,7 @@ class VC:
         if not path.exists():
             raise AssetError(
                 f"voice {voice.name} needs the content encoder, which is not at {path}",
-                "Run `rvc-spark assets get hubert`, or set `hubert` in rvc_spark.yaml to where you have it.",
+                "Run `rvc-spark assets get infer`, or set `hubert` in rvc_spark.yaml to where you have it.",
             )
         if self._encoder is not None and self._encoder[0] == path:
             encoder = self._encoder[1]
