@@ -239,7 +239,7 @@ class AssetStore:
             except RvcSparkError as error:
                 last = Progress(asset.id, 0, asset.bytes, str(error), error=error)
             finally:
-                for item in (last, None):  # None: this worker is done, whatever happened
+                for item in (last, None) if last is not None else (None,):  # None: done, whatever happened
                     while not cancel.is_set() and not _offer(steps, item, 0.25):
                         pass
 
@@ -305,9 +305,7 @@ class AssetStore:
             )
 
     def _from_any_source(self, asset: Asset, options: FetchOptions, transport: Transport, report: Report) -> Path:
-        expected = Expected(
-            asset.id, self.folder.pin(asset), asset.bytes, hub_digest=options.unpinned == "hub"
-        )  # fmt: skip
+        expected = Expected(asset.id, self.folder.pin(asset), asset.bytes, hub_digest=options.unpinned == "hub")
         download = Download(transport, self.folder.part(asset), expected, report, self.options.disk)
         failures: list[tuple[Source, RvcSparkError]] = []
         for source in asset.sources:

@@ -95,6 +95,14 @@ def test_closing_the_iterator_stops_everything_and_keeps_what_came(place: Place,
     )
 
 
+def test_a_mistake_in_a_thread_is_neither_swallowed_nor_waited_for_ever(place: Place) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        place.store(disk=Disk(open=broken)).fetch_many()
+
+
 def test_an_interrupt_in_the_progress_keeps_the_part(place: Place, server: AssetServer) -> None:
     server.files["/file-0"].pause = 0.06
 

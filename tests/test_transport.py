@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,3 +100,22 @@ def test_tls_is_checked_and_may_be_slower_than_the_polling(server: AssetServer, 
         fetch(server.url("down", host="localhost"), network=trusting)
     with pytest.raises(AssetError, match="no certificates"):
         fetch(server.url("f"), network=replace(IMPATIENT, ca_file=tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000])
+def test_servers_that_do_not_speak_http(fetch: Fetcher, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+
+        def serve() -> None:
+            for _ in range(IMPATIENT.attempts):
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(DownloadError, match="broke"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/f")
+        server.join()

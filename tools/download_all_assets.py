@@ -62,8 +62,14 @@ def show_status(status: AssetStatus, as_json: bool) -> None:
         more = {"sha256": asset.sha256, "licence": asset.licence, "groups": asset.groups, "needed_by": asset.needed_by}
         print(json.dumps({**facts, **more}))
         return
-    size = f"{asset.bytes / MEBIBYTE:9.1f} MiB" if asset.bytes else "      ? MiB"
-    print(f"{status.state:9} {size}  {asset.id:28} {asset.licence:16} {asset.needed_by}")
+    size = (
+        "?"
+        if not asset.bytes
+        else f"{asset.bytes / MEBIBYTE:,.1f} MiB"
+        if asset.bytes >= MEBIBYTE
+        else f"{asset.bytes} B"
+    )
+    print(f"{status.state:9} {size:>13}  {asset.id:28} {asset.licence:16} {asset.needed_by}")
 
 
 def show_step(step: Progress, as_json: bool) -> None:
