@@ -15,7 +15,7 @@ from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
 from rvc_spark.infer import content
 from rvc_spark.infer.content import canonical_embedder, load_content_encoder
 from rvc_spark.infer.encoder_sizes import read_config, sizes_of_weights
-from rvc_spark.infer.encoder_weights import build_encoder
+from rvc_spark.infer.encoder_weights import _empty_model, _expected_shapes, build_encoder
 from rvc_spark.infer.fairseq import read_fairseq, read_fairseq_checkpoint, transformers_name
 from tests.encoder_files import HEADS, HIDDEN, LAYERS, PROJECTION, config, fairseq_weights, write_fairseq, write_folder
 
@@ -426,6 +426,12 @@ def test_a_foreign_class_in_a_bin_file_is_refused(folder, tmp_path):
     torch.save({"a": Path("x")}, broken / "pytorch_model.bin")
     with pytest.raises(EncoderFileError):
         load_content_encoder(broken)
+
+
+def test_expected_shapes_are_those_of_transformers(folder):
+    sizes = replace(read_config(folder), channels=(4, 5, 6, 7, 8, 9, 11), intermediate=33)
+    built = {name: tuple(tensor.shape) for name, tensor in _empty_model(sizes).state_dict().items()}
+    assert _expected_shapes(sizes) == built
 
 
 def test_sizes_are_checked_before_anything_is_built(folder, weights):

@@ -201,6 +201,16 @@ def test_tensors_that_lie_about_their_size(hostile, tmp_path):
     refused(tmp_path, torch_zip(model_of(("mask_emb", opcodes)), {"0": bytes(16)}), words)
 
 
+def test_a_storage_described_in_two_ways(tmp_path):
+    """Each description would read the whole entry again: 4,000 readings of a gigabyte."""
+    notes = [(f"encoder.layers.{i}.fc1.bias", tensor(i + 1, (1,), (1,))) for i in range(2)]
+    refused(tmp_path, torch_zip(model_of(*notes), {"0": bytes(16)}), "two different ways")
+    part = storage(4)[:-2] + b"(" + text("v") + whole(1) + whole(2) + b"ttQ"
+    assert storage(4) in tensor(4, (1,), (1,))
+    view = tensor(4, (1,), (1,)).replace(storage(4), part)
+    refused(tmp_path, torch_zip(model_of(("mask_emb", view)), {"0": bytes(16)}), "two different ways")
+
+
 def test_many_names_for_the_same_numbers(tmp_path):
     """4,000 tensors of 1 MB out of one storage would be 4 GB out of a file of 1 MB."""
     one = tensor(2**18, (2**18,), (1,))

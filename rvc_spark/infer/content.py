@@ -24,6 +24,7 @@ from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
 from rvc_spark.infer.encoder_sizes import HOP, SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
 from rvc_spark.infer.encoder_weights import build_encoder, read_folder_weights
 from rvc_spark.infer.fairseq import read_fairseq_checkpoint
+from rvc_spark.infer.safe_load import shown
 
 MAX_SECONDS = 1800  # attention grows with the square of the length; the pipeline cuts long before this
 CHUNK_FRAMES = 512  # 10 s: the first convolution needs 66 MiB for it, whole it would need 24 GiB for an hour
@@ -98,7 +99,7 @@ class ContentEncoder:
                 if self._projection is None
                 else f"{self.sizes.layers} layers, v1 needs layer {self.sizes.v1_layer}"
             )
-            raise EncoderFileError(f"{self.path.name} cannot serve v1 voices: it has {why}", _NEXT)
+            raise EncoderFileError(f"{shown(self.path.name)} cannot serve v1 voices: it has {why}", _NEXT)
         with torch.no_grad():
             return self._projection(self._run(samples, self.sizes.v1_layer)).float()
 
@@ -257,7 +258,7 @@ def load_content_encoder(
         checkpoint = read_fairseq_checkpoint(path)
         weights = checkpoint.weights
         sizes = sizes_of_weights(weights, checkpoint.settings, heads)
-    model, projection = build_encoder(sizes, weights, path.name)
+    model, projection = build_encoder(sizes, weights, shown(path.name))
     for module in (model, projection):
         if module is not None:
             module.to(device, dtype)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from rvc_spark.errors import EncoderFileError
+from rvc_spark.infer.safe_load import shown
 
 SAMPLE_RATE = 16_000
 HOP = 320  # samples per content frame: 50 frames per second
@@ -94,7 +95,8 @@ def read_config(folder: Path) -> EncoderSizes:
         value = config.get(name, default)
         if type(value) is not type(wanted) or value != wanted:
             raise EncoderFileError(
-                f"the encoder in {folder.name} does not fit: {name} is {_shown(value)}, needs {wanted!r} ({why})", _NEXT
+                f"the encoder in {shown(folder.name)} does not fit: {name} is {_shown(value)}, not {wanted!r} ({why})",
+                _NEXT,
             )
     numbers = {name: _number(config, name, *bounds) for name, bounds in _NUMBERS.items()}
     lists = {name: _numbers(config, name, *bounds) for name, bounds in _LISTS.items()}
@@ -102,7 +104,8 @@ def read_config(folder: Path) -> EncoderSizes:
     listening = _read_json(preprocessor) if preprocessor.exists() else {}
     if listening.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise EncoderFileError(
-            f"the encoder in {folder.name} wants {_shown(listening['sampling_rate'])} Hz, RVC gives 16000 Hz", _NEXT
+            f"the encoder in {shown(folder.name)} wants {_shown(listening['sampling_rate'])} Hz, RVC gives 16000 Hz",
+            _NEXT,
         )
     layers = numbers["num_hidden_layers"]
     return checked(
@@ -268,13 +271,16 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise EncoderFileError(f"{path.name} is not a regular file of at most {MAX_CONFIG_BYTES:,} bytes", _NEXT)
         value = json.loads(path.read_bytes())
     except OSError as problem:
-        raise EncoderFileError(f"cannot read {path}: {problem.strerror}", _NEXT) from None
+        raise EncoderFileError(
+            f"cannot read {path.name} in {shown(path.parent.name)}: {problem.strerror}", _NEXT
+        ) from None
     except (ValueError, RecursionError):  # not JSON, not text, a 5000-digit number, or nested beyond reason
         raise EncoderFileError(
-            f"{path.name} in {path.parent.name} is not JSON (a web page or an LFS pointer?)", "Download it again."
+            f"{path.name} in {shown(path.parent.name)} is not JSON (a web page or an LFS pointer?)",
+            "Download it again.",
         ) from None
     if not isinstance(value, dict):
-        raise EncoderFileError(f"{path.name} in {path.parent.name} holds no JSON object", "Download it again.")
+        raise EncoderFileError(f"{path.name} in {shown(path.parent.name)} holds no JSON object", "Download it again.")
     return value
 
 

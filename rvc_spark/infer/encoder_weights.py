@@ -16,7 +16,7 @@ from torch import nn
 
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.encoder_sizes import EncoderSizes
-from rvc_spark.infer.safe_load import read_tensors
+from rvc_spark.infer.safe_load import read_tensors, shown
 
 MAX_WEIGHT_BYTES = 6 * 1024**3
 _POSITION = "encoder.pos_conv_embed.conv."
@@ -34,8 +34,8 @@ def build_encoder(
     """
     given = {key: tensor for key, tensor in weights.items() if key not in _IGNORED}
     given = _folded_position(given, name)
-    model = _empty_model(sizes)
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    given = {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+    expected = _expected_shapes(sizes)
     projection = None
     if "final_proj.weight" in given:
         width = given["final_proj.weight"].shape[0] if given["final_proj.weight"].dim() == 2 else 0
@@ -44,14 +44,43 @@ def build_encoder(
         expected |= {"final_proj.weight": (width, sizes.hidden), "final_proj.bias": (width,)}
         with torch.device("meta"):
             projection = nn.Linear(sizes.hidden, width)
-    _check_weights(given, expected, name)
-    given = {key: tensor.to(torch.float32) for key, tensor in given.items()}
+    _check_weights(given, expected, name)  # before transformers is even imported: a refusal should be quick
+    model = _empty_model(sizes)
     if projection is not None:
         parts = {key: given.pop(f"final_proj.{key}") for key in ("weight", "bias")}
         projection.load_state_dict(parts, strict=True, assign=True)
         projection.requires_grad_(False).eval()
     model.load_state_dict(given, strict=True, assign=True)
     return model.requires_grad_(False).eval(), projection
+
+
+def _expected_shapes(sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of HubertModel with these sizes, weight norm folded."""
+    hidden, inner, last = sizes.hidden, sizes.intermediate, sizes.channels[-1]
+    shapes: dict[str, tuple[int, ...]] = {}
+    inputs = (1, *sizes.channels)
+    for i, (channels, kernel) in enumerate(zip(sizes.channels, sizes.kernels, strict=True)):
+        shapes[f"feature_extractor.conv_layers.{i}.conv.weight"] = (channels, inputs[i], kernel)
+    layer_modules = {
+        **{f"attention.{part}_proj": (hidden, hidden) for part in "qkv"},
+        "attention.out_proj": (hidden, hidden),
+        "feed_forward.intermediate_dense": (inner, hidden),
+        "feed_forward.output_dense": (hidden, inner),
+        "layer_norm": (hidden,),
+        "final_layer_norm": (hidden,),
+    }
+    modules = {
+        "feature_extractor.conv_layers.0.layer_norm": (sizes.channels[0],),
+        "feature_projection.layer_norm": (last,),
+        "feature_projection.projection": (hidden, last),
+        "encoder.pos_conv_embed.conv": (hidden, hidden // sizes.position_groups, sizes.position_kernel),
+        "encoder.layer_norm": (hidden,),
+    }
+    for layer in range(sizes.layers):
+        modules |= {f"encoder.layers.{layer}.{part}": shape for part, shape in layer_modules.items()}
+    for module, shape in modules.items():
+        shapes |= {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
+    return shapes
 
 
 def _check_weights(given: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], name: str) -> None:
@@ -70,7 +99,7 @@ def _check_weights(given: Mapping[str, torch.Tensor], expected: Mapping[str, tup
             raise EncoderFileError(f"{name} is refused: {key} has numbers that are not finite", _NEXT)
     for key in given:
         if key not in expected:
-            raise EncoderFileError(f"{name} is refused: it has an unknown tensor {key[:100]!r}", _NEXT)
+            raise EncoderFileError(f"{name} is refused: it has an unknown tensor {shown(key)}", _NEXT)
 
 
 def _folded_position(given: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
@@ -135,13 +164,14 @@ def read_folder_weights(folder: Path) -> dict[str, torch.Tensor]:
     else:
         sharded = "; it is split into several files" if list(folder.glob("*.index.json")) else ""
         raise EncoderFileError(
-            f"the encoder folder {folder.name} has neither model.safetensors nor pytorch_model.bin{sharded}", _NEXT
+            f"the encoder folder {shown(folder.name)} has neither model.safetensors nor pytorch_model.bin{sharded}",
+            _NEXT,
         )
     if not isinstance(read, Mapping):
-        raise EncoderFileError(f"{folder.name}/{name} holds no dictionary of tensors", _NEXT)
+        raise EncoderFileError(f"{shown(folder.name)}: {name} holds no dictionary of tensors", _NEXT)
     weights = {}
     for key, tensor in read.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            raise EncoderFileError(f"{folder.name}/{name} holds something else than named tensors", _NEXT)
+            raise EncoderFileError(f"{shown(folder.name)}: {name} holds something else than named tensors", _NEXT)
         weights[key.removeprefix("hubert.")] = tensor
     return weights

@@ -18,6 +18,7 @@ import torch
 
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.inert_pickle import Record
+from rvc_spark.infer.safe_load import shown
 from rvc_spark.infer.tensor_archive import TensorArchive, TensorNote
 
 MAX_TENSORS = 4_000  # 214 in hubert_base.pt, 800 in the largest HuBERT
@@ -106,18 +107,20 @@ def _model_notes(tree: Any, path: Path) -> dict[str, TensorNote]:
     """The tensors of `model` under their new names; says what else a file is that has none."""
     model = tree.get("model") if isinstance(tree, dict) else None
     if not isinstance(model, dict) or not model:
-        raise EncoderFileError(f"{path.name} is not a fairseq checkpoint: {_what_tree(tree)}", _NEXT)
+        raise EncoderFileError(f"{shown(path.name)} is not a fairseq checkpoint: {_what_tree(tree)}", _NEXT)
     if len(model) > MAX_TENSORS:
-        raise EncoderFileError(f"{path.name} has {len(model):,} tensors, over the limit of {MAX_TENSORS:,}", _NEXT)
+        raise EncoderFileError(
+            f"{shown(path.name)} has {len(model):,} tensors, over the limit of {MAX_TENSORS:,}", _NEXT
+        )
     notes: dict[str, TensorNote] = {}
     for name, note in model.items():
         if not isinstance(name, str) or not isinstance(note, TensorNote):
-            raise EncoderFileError(f"{path.name} holds something else than tensors under 'model'", _NEXT)
+            raise EncoderFileError(f"{shown(path.name)} holds something else than tensors under 'model'", _NEXT)
         try:
             target = transformers_name(name)
         except KeyError:
             raise EncoderFileError(
-                f"{path.name} is not a HuBERT content encoder: it has a tensor {name[:80]!r}", _NEXT
+                f"{shown(path.name)} is not a HuBERT content encoder: it has a tensor {shown(name)}", _NEXT
             ) from None
         if target is not None:
             notes[target] = note

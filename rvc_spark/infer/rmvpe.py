@@ -25,7 +25,7 @@ from rvc_spark.infer.rmvpe_net import (
     fold_batch_norms,
     sizes_of,
 )
-from rvc_spark.infer.safe_load import read_tensors
+from rvc_spark.infer.safe_load import read_tensors, shown
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples per frame
@@ -158,7 +158,7 @@ def load_rmvpe(path: str | Path, device: str | torch.device = "cpu") -> RMVPE:
         PitchModelError: not such a file, damaged, hostile, of another program's layout, or with tensors missing,
             unknown, of wrong shape or not finite; names what is wrong.
     """
-    name = Path(path).name
+    name = shown(Path(path).name)
     weights = _state_dict(read_tensors(path, max_bytes=MAX_BYTES, what="pitch model", error=PitchModelError), name)
     try:
         sizes = sizes_of({key: tuple(tensor.shape) for key, tensor in weights.items()})
@@ -207,13 +207,13 @@ def _check_weights(weights: Mapping[str, torch.Tensor], network: RMVPENetwork, n
             raise PitchModelError(
                 f"{name} is refused: {key} has shape {list(tensor.shape)}, needs {list(expected[key])}", _NEXT
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.to(torch.float32)).all():
             raise PitchModelError(f"{name} is refused: {key} has numbers that are not finite, or whole numbers", _NEXT)
         if key.endswith("running_var") and bool((tensor < 0).any()):
             raise PitchModelError(f"{name} is refused: {key} has negative variances", _NEXT)
     for key in weights:
         if key not in expected:
-            raise PitchModelError(f"{name} is refused: it has an unknown tensor {key[:100]!r}", _NEXT)
+            raise PitchModelError(f"{name} is refused: it has an unknown tensor {shown(key)}", _NEXT)
 
 
 def _tensor(samples: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ import torch
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.file_kinds import other_kind
 from rvc_spark.infer.inert_pickle import MAX_STREAM_BYTES, InertMachine, Name, PickleRefusal
+from rvc_spark.infer.safe_load import shown
 from rvc_spark.infer.tensor_outline import LEGACY_MAGIC, LEGACY_PROTOCOL, STORAGE_TYPES
 
 MAX_FILE_BYTES = 6 * 1024**3  # a large HuBERT with its optimizer state is 3.8 GB
@@ -66,7 +67,7 @@ _AGAIN = "Download the file again from a source you trust."
 
 
 def _refuse(path: Path, reason: str) -> EncoderFileError:
-    return EncoderFileError(f"{path.name} is refused: {reason}", _AGAIN)
+    return EncoderFileError(f"{shown(path.name)} is refused: {reason}", _AGAIN)
 
 
 # --- building descriptions instead of tensors ------------------------------------------------------------------------
@@ -145,6 +146,21 @@ def _storage_note(identity: Any) -> StorageNote:
     return StorageNote(key, dtype, part, first)
 
 
+class _Storages:
+    """Sees to it that every storage is described in one way only, so that none needs to be read twice."""
+
+    def __init__(self, *, views: bool) -> None:
+        self.found: dict[str, StorageNote] = {}
+        self._views = views  # whether tensors may name a part of a storage; only the old container does
+
+    def __call__(self, identity: Any) -> StorageNote:
+        note = _storage_note(identity)
+        whole = StorageNote(note.key, note.dtype, identity[4])
+        if self.found.setdefault(note.key, whole) != whole or (note != whole and not self._views):
+            raise PickleRefusal(f"it describes storage {shown(note.key)} in two different ways")
+        return note
+
+
 # --- the two containers ----------------------------------------------------------------------------------------------
 
 
@@ -162,23 +178,27 @@ class _ZipContainer:
         order = self._folder + "byteorder"
         if order in self._entries and self._bytes(order, 16) != b"little":
             raise PickleRefusal("its numbers are stored in big-endian order")
-        self.tree = InertMachine(bytes(self._bytes(trees[0], MAX_STREAM_BYTES)), _BUILDERS, _storage_note).load()
+        self.tree = InertMachine(
+            bytes(self._bytes(trees[0], MAX_STREAM_BYTES)), _BUILDERS, _Storages(views=False)
+        ).load()
 
     def _bytes(self, name: str, limit: int) -> bytes:
         entry = self._entries.get(name)
         if entry is None:
-            raise PickleRefusal(f"its data entry {name[-60:]!r} is missing")
+            raise PickleRefusal(f"its data entry {shown(name[-60:])} is missing")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise PickleRefusal("its entries are compressed, which torch.save never does (an archive bomb?)")
         if entry.file_size > limit:
-            raise PickleRefusal(f"its entry {name[-60:]!r} has {entry.file_size:,} bytes, over the limit of {limit:,}")
+            raise PickleRefusal(
+                f"its entry {shown(name[-60:])} has {entry.file_size:,} bytes, over the limit of {limit:,}"
+            )
         return self._archive.read(entry)
 
     def read(self, storage: StorageNote) -> bytearray:
         needed = (storage.first + storage.count) * storage.dtype.itemsize
         data = self._bytes(f"{self._folder}data/{storage.key}", MAX_FILE_BYTES)
         if len(data) < needed:
-            raise PickleRefusal(f"storage {storage.key} should hold {needed:,} bytes and has {len(data):,}")
+            raise PickleRefusal(f"storage {shown(storage.key)} should hold {needed:,} bytes and has {len(data):,}")
         return bytearray(memoryview(data)[storage.first * storage.dtype.itemsize : needed])
 
 
@@ -202,17 +222,9 @@ class _StreamContainer:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
-        storages: dict[str, StorageNote] = {}
-
-        def remember(identity: Any) -> StorageNote:
-            note = _storage_note(identity)
-            whole = StorageNote(note.key, note.dtype, identity[4])
-            if storages.setdefault(note.key, whole) != whole:
-                raise PickleRefusal(f"it describes storage {note.key} in two different ways")
-            return note
-
+        storages = _Storages(views=True)
         file.seek(0)
-        machine = InertMachine(file.read(MAX_STREAM_BYTES), _BUILDERS, remember)
+        machine = InertMachine(file.read(MAX_STREAM_BYTES), _BUILDERS, storages)
         if machine.load() != LEGACY_MAGIC or machine.load() != LEGACY_PROTOCOL:
             raise PickleRefusal("it is a pickle, but not one that torch.save wrote")
         system = machine.load()
@@ -220,9 +232,9 @@ class _StreamContainer:
             raise PickleRefusal("its numbers are not stored in little-endian order")
         self.tree = machine.load()
         keys = machine.load()
-        if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
+        if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages.found for key in keys):
             raise PickleRefusal("its list of stored data is damaged")
-        self._places = self._walk(keys, storages, machine.position, size)
+        self._places = self._walk(keys, storages.found, machine.position, size)
 
     def _walk(self, keys: list[str], storages: dict[str, StorageNote], position: int, size: int) -> dict[str, int]:
         places: dict[str, int] = {}
@@ -233,14 +245,14 @@ class _StreamContainer:
             if len(head) < 8 or position + 8 + length > size:
                 raise PickleRefusal("it is truncated: the stored numbers end too early")
             if int.from_bytes(head, "little", signed=True) != storages[key].count:
-                raise PickleRefusal(f"storage {key} has another length than the object tree says")
+                raise PickleRefusal(f"storage {shown(key)} has another length than the object tree says")
             places[key] = position + 8
             position += 8 + length
         return places
 
     def read(self, storage: StorageNote) -> bytearray:
         if storage.key not in self._places:
-            raise PickleRefusal(f"storage {storage.key} is missing")
+            raise PickleRefusal(f"storage {shown(storage.key)} is missing")
         self._file.seek(self._places[storage.key] + storage.first * storage.dtype.itemsize)
         return bytearray(self._file.read(storage.count * storage.dtype.itemsize))
 
@@ -288,11 +300,11 @@ class TensorArchive:
         except PickleRefusal as refusal:
             raise _refuse(self.path, str(refusal)) from None
         except _DAMAGE as problem:
-            raise _refuse(self.path, f"it is damaged ({str(problem)[:80]})") from None
+            raise _refuse(self.path, f"it is damaged ({shown(problem)})") from None
         kind, cure = other_kind(head) or ("neither a zip nor a pickle file, so torch.save did not write it", _AGAIN)
         if size == 0:
             kind, cure = "empty (0 bytes); a download was cut off", _AGAIN
-        raise EncoderFileError(f"{self.path.name} is refused: it is {kind}", cure)
+        raise EncoderFileError(f"{shown(self.path.name)} is refused: it is {kind}", cure)
 
     def materialize(self, notes: Mapping[str, TensorNote]) -> dict[str, torch.Tensor]:
         """Read the tensors described by `notes` as contiguous float32 copies, each storage once.
@@ -304,7 +316,7 @@ class TensorArchive:
         by_storage: dict[StorageNote, list[str]] = {}
         for name, note in notes.items():
             if not note.storage.dtype.is_floating_point:
-                raise _refuse(self.path, f"tensor {name} has type {note.storage.dtype}, expected a float type")
+                raise _refuse(self.path, f"tensor {shown(name)} has type {note.storage.dtype}, expected a float type")
             budget -= note.storage.dtype.itemsize * _numel(note.shape)
             by_storage.setdefault(note.storage, []).append(name)
         if budget < 0:  # many names for the same stored numbers
@@ -326,7 +338,7 @@ class TensorArchive:
         except PickleRefusal as refusal:
             raise _refuse(self.path, str(refusal)) from None
         except _DAMAGE as problem:
-            raise _refuse(self.path, f"storage {storage.key} is damaged ({str(problem)[:80]})") from None
+            raise _refuse(self.path, f"storage {shown(storage.key)} is damaged ({shown(problem)})") from None
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -340,13 +352,13 @@ def _open_regular(path: Path) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise EncoderFileError(f"{path} is not a regular file", "Give the path of the .pt file itself.")
+            raise EncoderFileError(f"{shown(path.name)} is not a regular file", "Give the path of the .pt file itself.")
         if status.st_size > MAX_FILE_BYTES:
             raise EncoderFileError(
-                f"{path.name} has {status.st_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}",
+                f"{shown(path.name)} has {status.st_size:,} bytes, over the limit of {MAX_FILE_BYTES:,}",
                 "Use a checkpoint without optimizer state.",
             )
         return path.open("rb")
     except (OSError, ValueError) as problem:  # ValueError: a NUL character in the path
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise EncoderFileError(f"cannot open {str(path)!r}: {reason}", "Check the path.") from None
+        raise EncoderFileError(f"cannot open {shown(path)}: {reason}", "Check the path.") from None
