@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
@@ -17,12 +18,15 @@ GOOD_STATES = ("ready", "missing", "partial")
 
 
 def _store(arguments: argparse.Namespace) -> Any:
-    from rvc_spark.assets import AssetStore
+    from rvc_spark.assets import AssetStore, StoreOptions
     from rvc_spark.rvc_config import RVCConfig
+    from rvc_spark.transport import NetworkOptions
 
     config = RVCConfig()
+    network = NetworkOptions(proxy=config.proxy, ca_file=config.ca_file)
+    options = StoreOptions(user_catalogue=config.catalogue, network=network)
     offline = config.offline or getattr(arguments, "offline", False)
-    return AssetStore(config.assets_dir, offline=offline, token=config.hf_token)
+    return AssetStore(config.assets_dir, offline=offline, token=config.hf_token, options=options)
 
 
 def _selection(store: Any, names: list[str]) -> tuple[list[str], list[str]]:
@@ -47,7 +51,7 @@ def _show(statuses: Any, as_json: bool) -> None:
             say(_status_report(status), True, [])
             continue
         asset = status.asset
-        size = "unknown" if asset.bytes is None else f"{asset.bytes / 1e6:.1f} MB"
+        size = "unknown" if asset.bytes is None else decimal(asset.bytes)
         mark = STATE_MARKS.get(status.state, "dim")
         licence = f"{asset.licence} (must be accepted)" if asset.accept else asset.licence
         cells = (", ".join(asset.groups), licence, asset.needed_by)
@@ -106,11 +110,11 @@ def command_get(arguments: argparse.Namespace) -> int:
 def command_import(arguments: argparse.Namespace) -> int:
     """Place files from another machine by their sha256, or one file under a name."""
     store = _store(arguments)
-    if arguments.asset:
-        path = store.import_file(arguments.asset, arguments.source, unpinned=arguments.unpinned)
-        say({"id": arguments.asset, "path": str(path)}, arguments.json, [f"{arguments.asset}: {path}"])
+    if arguments.path is not None:
+        path = store.import_file(arguments.source, arguments.path, unpinned=arguments.unpinned)
+        say({"id": arguments.source, "path": str(path)}, arguments.json, [f"{arguments.source}: {path}"])
         return 0
-    report = store.import_bundle(arguments.source)
+    report = store.import_bundle(Path(arguments.source))
     lines = [
         f"placed: {', '.join(report.placed) or 'nothing'}",
         f"already here: {', '.join(report.already) or 'nothing'}",
@@ -166,8 +170,8 @@ def add_assets(commands: Any) -> None:
     made["get"].add_argument("--offline", action="store_true", help="never open a connection")
     made["get"].add_argument("--unpinned", choices=("refuse", "hub", "accept"), default="refuse",
                              help="files without a published sha256: refuse, believe the hub, or take what comes")  # fmt: skip
-    made["import"].add_argument("source", type=Path)
-    made["import"].add_argument("--asset", help="the file is this one")
+    made["import"].add_argument("source", help="folder, file, zip or tar; or the id of one file, followed by its path")
+    made["import"].add_argument("path", nargs="?", type=Path, help="the file to put at that id's place")
     made["import"].add_argument("--unpinned", choices=("refuse", "accept"), default="refuse")
     made["export"].add_argument("--target", type=Path, required=True, help="zip file to write")
     made["voice"].add_argument("url")

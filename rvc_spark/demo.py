@@ -50,7 +50,7 @@ class DemoResult:
             *(f"  {name:<10} {path}" for name, path in self.files.items()),
             f"  notebook   {self.notebook}",
             f"  engines    {', '.join(f'{name}={choice}' for name, choice in self.speech.engines.items())}",
-            f"  sound      {conversion.seconds:.2f} s at {conversion.rate} Hz, converted in {conversion.elapsed:.2f} s: "
+            f"  sound      {conversion.seconds:.2f} s at {conversion.rate} Hz, converted in {conversion.elapsed:.2f} s, "
             f"real-time factor {conversion.real_time_factor:.2f}; everything took {self.seconds:.0f} s",
             "The demo voice proves the chain and is a small one: clearly another person, a little hazy, consonants "
             "soft. Its figures are in METRICS.md beside it.",
@@ -71,7 +71,7 @@ def _run_notebook(source: Path, target: Path, parameters: dict[str, Any]) -> Non
     temporary = target.with_suffix(".part.ipynb")
     papermill.execute_notebook(
         source, temporary, parameters=parameters, progress_bar=False, log_output=False, cwd=str(target.parent),
-        execution_timeout=NOTEBOOK_SECONDS, kernel_name="python3",
+        execution_timeout=NOTEBOOK_SECONDS, kernel_name="python3", extra_arguments=["--log-level=CRITICAL"],
     )  # fmt: skip
     os.replace(temporary, target)
 

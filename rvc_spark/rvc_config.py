@@ -73,6 +73,9 @@ class RVCConfig(BaseSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
     offline: bool = False  # never open a socket
+    catalogue: Path | None = None  # a catalogue of one's own: more files, more sources, mirrors
+    proxy: str | None = Field(default=None, validation_alias=AliasChoices("RVC_SPARK_PROXY", "HTTPS_PROXY"))
+    ca_file: Path | None = Field(default=None, validation_alias=AliasChoices("RVC_SPARK_CA_FILE", "SSL_CERT_FILE"))
     hf_token: str | None = Field(default=None, repr=False, validation_alias=AliasChoices("HF_TOKEN"))
 
     def __init__(self, **values: Any) -> None:
