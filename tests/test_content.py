@@ -188,6 +188,15 @@ def test_silence_and_noise_give_finite_features(folder):
         assert torch.isfinite(encoder.features(sound, "v1")).all()
 
 
+def test_double_precision_agrees(folder, monkeypatch):
+    exact = load_content_encoder(folder, "cpu", torch.float64).features(noise(0.5), "v1")
+    assert exact.dtype == torch.float32
+    encoder = load_content_encoder(folder)
+    torch.testing.assert_close(encoder.features(noise(0.5), "v1"), exact, rtol=0, atol=1e-4)
+    monkeypatch.setattr(content, "CHUNK_FRAMES", 5)
+    torch.testing.assert_close(encoder.features(noise(0.5), "v1"), exact, rtol=0, atol=1e-4)
+
+
 def test_unknown_versions_and_layers(folder):
     encoder = load_content_encoder(folder)
     with pytest.raises(ConfigError, match="v3"):

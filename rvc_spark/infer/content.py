@@ -235,7 +235,7 @@ def load_content_encoder(
     Args:
         path: a HuggingFace folder (config.json with model.safetensors or pytorch_model.bin) or a fairseq `.pt` file.
         device: torch device to run on.
-        dtype: float32, or float16 on CUDA.
+        dtype: float32 or float64; on CUDA also float16 or bfloat16.
         heads: attention heads of a fairseq file that does not state them (HuBERT-base's 12 are known).
 
     Raises:
@@ -243,7 +243,8 @@ def load_content_encoder(
         ConfigError: half precision on a device without it.
     """
     path, device = Path(path), torch.device(device)
-    if dtype is not torch.float32 and not (dtype is torch.float16 and device.type == "cuda"):
+    halves = (torch.float16, torch.bfloat16) if device.type == "cuda" else ()
+    if dtype not in (torch.float32, torch.float64, *halves):
         raise ConfigError(f"the content encoder cannot run in {dtype} on {device}", "Use float32 there.")
     try:
         if path.name in ("config.json", "model.safetensors", "pytorch_model.bin"):
