@@ -252,19 +252,36 @@ def panel_with(recorder: Recorder, **arguments) -> VoicePanel:
     return VoicePanel(voices=["a", "b"], voice="a", verbs=recorder.verbs(), **arguments)
 
 
-def as_uploaded(control: ipywidgets.FileUpload, name: str, data: bytes) -> None:
-    """Put a file into the control the way its own version of ipywidgets does."""
+class SevenUpload:
+    """FileUpload of ipywidgets 7.7 as far as Python sees it: `value` is read-only and follows the counter."""
+
+    def __init__(self) -> None:
+        self.metadata: list[dict] = []
+        self.data: list[bytes] = []
+        self._made: dict[str, dict] = {}
+
+    @property
+    def value(self) -> dict[str, dict]:
+        return self._made
+
+    @property
+    def _counter(self) -> int:
+        return len(self._made)
+
+    @_counter.setter
+    def _counter(self, count: int) -> None:
+        rows = zip(self.metadata, self.data, strict=True)
+        self._made = {about["name"]: {"metadata": about, "content": content} for about, content in rows}
+
+
+def as_uploaded(control, name: str, data: bytes) -> None:
+    """Put a file into the control the way the front end of its own version does."""
     if isinstance(control.value, dict):
-        control.set_trait("value", {name: {"metadata": {"name": name, "size": len(data)}, "content": data}})
+        control.metadata, control.data = [{"name": name, "size": len(data)}], [data]
+        control._counter = 1
     else:
-        row = {
-            "name": name,
-            "type": "audio/wav",
-            "size": len(data),
-            "content": memoryview(data),
-            "last_modified": MODIFIED,
-        }
-        control.value = (row,)
+        row = {"name": name, "type": "audio/wav", "size": len(data), "last_modified": MODIFIED}
+        control.value = ({**row, "content": memoryview(data)},)
 
 
 def test_settings_read_back_what_was_set_and_fit_the_verbs() -> None:
@@ -336,9 +353,9 @@ def test_the_panel_refuses_settings_it_does_not_have() -> None:
 
 
 def test_both_generations_of_ipywidgets_are_understood() -> None:
-    seven = SimpleNamespace(value={"a.wav": {"metadata": {}, "content": b"123"}}, _counter=1)
-    eight = SimpleNamespace(value=({"name": "a.wav", "content": memoryview(b"123")},))
-    for control in (seven, eight):
+    for control in (SevenUpload(), ipywidgets.FileUpload()):
+        assert uploads(control) == []
+        as_uploaded(control, "a.wav", b"123")
         assert [(upload.name, upload.data) for upload in uploads(control)] == [("a.wav", b"123")]
         clear_uploads(control)
         assert uploads(control) == []

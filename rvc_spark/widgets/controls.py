@@ -45,10 +45,15 @@ def uploads(control: ipywidgets.FileUpload) -> list[Upload]:
 
 
 def clear_uploads(control: ipywidgets.FileUpload) -> None:
-    """Forget what was uploaded, so that the same file can be chosen again."""
-    control.value = {} if isinstance(control.value, dict) else ()
-    if hasattr(control, "_counter"):  # ipywidgets 7 shows this number beside the button
+    """Forget what was uploaded, so that the same file can be chosen again.
+
+    In ipywidgets 7 `value` is read-only and made anew from two lists whenever the counter beside the button changes.
+    """
+    if isinstance(control.value, dict):
+        control.metadata, control.data = [], []
         control._counter = 0
+    else:
+        control.value = ()
 
 
 def tooltip(kind: type[ipywidgets.Widget], words: str) -> dict[str, str]:
