@@ -55,6 +55,16 @@ def other_kind(head: bytes) -> tuple[str, str] | None:
         return "a JSON text", "Give the model file."
     if not head.strip(b"\0"):
         return "nothing but zeros, an unfinished download", _AGAIN
-    if text and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
+    if _is_text(head):
         return "a text", _PAGE
     return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as problem:
+        if problem.start < len(head) - 3:  # a character cut in two by the end of what was read is no objection
+            return False
+        text = head[: problem.start].decode()
+    return bool(text) and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
