@@ -211,6 +211,21 @@ def test_writing_is_repeatable_atomic_and_leaves_nothing_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pth", "taken.pth", "two.pth"]
 
 
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), RuntimeError("write failed")])
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_half_one(problem, tmp_path, monkeypatch):
+    path = tmp_path / "voice.pth"
+    path.write_bytes(b"the old one")
+
+    def fail(tree, file):
+        file.write(b"half")
+        raise problem
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OutputError, match="cannot write the voice .*(No space left|write failed)"):
+        write_checkpoint(path, make_voice())
+    assert path.read_bytes() == b"the old one" and list(tmp_path.iterdir()) == [path]
+
+
 def test_parts_that_make_no_voice_are_not_written(tmp_path):
     voice = make_voice()
     del voice.weights["dec.conv_pre.bias"]

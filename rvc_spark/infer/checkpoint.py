@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,27 +141,16 @@ def write_checkpoint(path: str | Path, checkpoint: VoiceCheckpoint) -> Path:
     """
     make_checkpoint(checkpoint.weights, checkpoint.document)
     path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=".part", dir=path.parent)
-    except (OSError, ValueError) as problem:
-        raise _cannot_write(path, problem) from None
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.part")
     with contextlib.ExitStack() as cleanup:
-        cleanup.callback(Path(temporary).unlink, missing_ok=True)
         try:
-            with os.fdopen(handle, "wb") as file:  # an open file, not a path: torch puts a path's name into the archive
+            with temporary.open("xb") as file:  # an open file, not a path: torch puts a path's name into the archive
+                cleanup.callback(temporary.unlink, missing_ok=True)
                 torch.save({"weight": dict(checkpoint.weights), **checkpoint.document}, file)
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as problem:  # torch's writer reports a full disk as RuntimeError
+        except (OSError, ValueError, RuntimeError) as problem:  # torch's writer reports a full disk as RuntimeError
             raise _cannot_write(path, problem) from None
-        cleanup.pop_all()
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(path: Path, problem: Exception) -> OutputError:
