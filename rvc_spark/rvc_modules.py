@@ -202,6 +202,9 @@ class VC:
                 f"{info.content_dim}",
                 "Use the encoder this voice was trained with.",
             )
+        conflict = encoder.conflict_with(info.embedder)
+        if conflict is not None:
+            raise EncoderFileError(conflict, "Put that encoder into a folder content_encoder beside the voice.")
         return path, encoder
 
     def _tracker(self, settings: ConversionSettings) -> PitchTracker:
