@@ -1,0 +1,1 @@
+"""Text into speech: the interface every engine has, and the engines."""
