@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import re
@@ -357,6 +358,19 @@ def test_the_command_and_its_arguments_are_told_apart(tools, arguments, command,
     *_, setup = tools
     options, found, remaining = setup.parse(arguments)
     assert (found, remaining) == (command, rest) and options.env == ("new" if "new" in arguments else "auto")
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "Free 4 GB"), (errno.EACCES, "is yours")])
+def test_trouble_with_the_disk_becomes_a_sentence(tools, monkeypatch, capsys, number: int, words: str) -> None:
+    *_, setup = tools
+
+    def fail(_wanted: str) -> None:
+        raise OSError(number, os.strerror(number), "/somewhere/env")
+
+    monkeypatch.setattr(setup, "choose_environment", fail)
+    assert setup.main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "/somewhere/env" in said and "--env PATH" in said
 
 
 def test_an_unknown_command_is_refused(tools, capsys) -> None:

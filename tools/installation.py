@@ -203,11 +203,17 @@ def install(environment: Environment, extras: str) -> None:
         running = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT), env=patience
         )
-        for raw in running.stdout:
-            line = raw.decode("utf-8", "replace")
-            record.write(line)
-            show_pip_line(line)
-    if running.wait():
+        try:
+            for raw in running.stdout:
+                line = raw.decode("utf-8", "replace")
+                record.write(line)
+                show_pip_line(line)
+            code = running.wait()
+        finally:
+            if running.poll() is None:  # this loop was interrupted, or the log's disk is full
+                running.terminate()
+                running.wait()
+    if code:
         raise pip_problem(log.read_text(encoding="utf-8"), f"pip, whose whole output is in {log},")
 
 

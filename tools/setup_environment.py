@@ -14,6 +14,7 @@ Python 3.6, so that an old interpreter gets a sentence instead of a SyntaxError;
 """
 
 import argparse
+import errno
 import os
 import shutil
 import subprocess
@@ -250,7 +251,11 @@ def main(arguments: "list") -> int:
         say(f"setup: {problem}")
         return 1
     except OSError as problem:
-        say(f"setup: {problem}. Check that the place exists, is yours and has room, or use --env PATH.")
+        full = problem.errno == errno.ENOSPC
+        cure = (
+            "Free 4 GB there, then run the same command again" if full else "Check that the place exists and is yours"
+        )
+        say(f"setup: {problem}. {cure}, or put the environment elsewhere with --env PATH.")
         return 1
     except KeyboardInterrupt:
         say("setup: interrupted. The same command goes on from where it stopped.")
