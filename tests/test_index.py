@@ -354,9 +354,16 @@ def test_unpacked_archive_with_one_voice_and_one_index(tmp_path: Path, one_index
     place(tmp_path, ["zip/model.pth", "zip/added_IVF1_Flat_nprobe_1_someone_v1.index"], one_index)
     found = find_index(tmp_path / "zip" / "model.pth", [], 256)
     assert found.path is not None and "only index" in found.reason
-    assert find_index(tmp_path / "zip" / "model.pth", [tmp_path / "zip"], 256).path is None
+    assert find_index(tmp_path / "zip" / "model.pth", [tmp_path / "zip"], 256).path == found.path
     place(tmp_path, ["zip/other.pth"], b"voice")
     assert find_index(tmp_path / "zip" / "model.pth", [], 256).path is None
+
+
+def test_a_folder_of_downloads_is_not_searched_in_depth(tmp_path: Path, one_index: bytes) -> None:
+    place(tmp_path, ["model.pth", "project/deep/model.index"], one_index)
+    assert find_index(tmp_path / "model.pth", [tmp_path], 256).path is None
+    assert find_index(tmp_path / "project" / "other" / "model.pth", [tmp_path], 256).path is not None
+    assert find_index(tmp_path / "gone" / "model.pth", [tmp_path / "gone"], 256).path is None
 
 
 @pytest.mark.skipif(GOLDEN is None, reason="no golden vectors here")

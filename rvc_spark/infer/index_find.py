@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class _Candidate:
 
 
 def find_index(voice_path: str | Path, folders: Iterable[str | Path], dim: int) -> IndexChoice:
-    """The index of a voice among the files beside it and in `folders` (three levels deep).
+    """The index of a voice among the files beside it (one level deep) and in `folders` (three levels deep).
 
     dim: width of the voice's content features, 256 (v1) or 768 (v2); an index of another width or a damaged one is
     passed over and named in the reason. Raises IndexFileError when several fit equally well and not exactly one of
@@ -71,11 +71,13 @@ def find_index(voice_path: str | Path, folders: Iterable[str | Path], dim: int) 
     voice = Path(voice_path)
     folders = [Path(folder) for folder in folders]
     names = _voice_names(voice.stem)
-    found, complete = _index_files([voice.parent, *folders])
+    # Beside a voice only its own subfolders count: it may lie in a folder of downloads.
+    depths = {folder: 1 if _same_folder(folder, voice.parent) else MAX_DEPTH for folder in [voice.parent, *folders]}
+    found, complete = _index_files(depths)
     files = _distinct(found)
     candidates = [_Candidate(rank, path) for path in files if (rank := _rank(_plain(path.stem), names)) is not None]
     if not candidates:
-        candidates = _only_pair(voice, folders)
+        candidates = _only_pair(voice)
     usable, refused = _fitting(sorted(candidates), dim)
     note = f"; passed over {', '.join(refused)}" if refused else ""
     note += "" if complete else f"; stopped after {MAX_FILES:,} files"
@@ -134,15 +136,15 @@ def _rank(index_name: str, names: Sequence[str]) -> tuple[int, int] | None:
     return None
 
 
-def _index_files(folders: Sequence[Path]) -> tuple[list[Path], bool]:
-    """Every *.index below the folders in a fixed order, within MAX_DEPTH; whether MAX_FILES sufficed."""
+def _index_files(depths: Mapping[Path, int]) -> tuple[list[Path], bool]:
+    """Every *.index below the folders in a fixed order, so many levels deep; whether MAX_FILES sufficed."""
     looked_at = 0
     found = []
-    for folder in folders:
+    for folder, levels in depths.items():
         root = os.path.abspath(folder)
         for here, below, files in os.walk(root):
             depth = len(Path(here).relative_to(root).parts)
-            below[:] = sorted(below) if depth < MAX_DEPTH else []
+            below[:] = sorted(below) if depth < levels else []
             for name in sorted(files):
                 looked_at += 1
                 if looked_at > MAX_FILES:
@@ -164,11 +166,12 @@ def _distinct(paths: Iterable[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def _only_pair(voice: Path, folders: Sequence[Path]) -> list[_Candidate]:
-    """Rank 3: a folder as archives unpack to, one voice and one index. A shared folder proves nothing."""
-    if any(_same_folder(folder, voice.parent) for folder in folders) or not voice.parent.is_dir():
+def _only_pair(voice: Path) -> list[_Candidate]:
+    """Rank 3: a folder with one voice and one index, as archives unpack to."""
+    try:
+        files = [path for path in voice.parent.iterdir() if path.is_file()]
+    except OSError:  # no such folder, or not ours to read
         return []
-    files = [path for path in voice.parent.iterdir() if path.is_file()]
     voices = [path for path in files if path.suffix.casefold() == ".pth"]
     indexes = [path for path in files if path.suffix.casefold() == ".index"]
     if len(voices) == 1 and len(indexes) == 1 and not indexes[0].name.casefold().startswith("trained_"):
