@@ -243,7 +243,7 @@ class VC:
             if settings.index_rate == 0
             else Choice(Path(voice.index_choice.value).name or "none", voice.index_choice.reason),
         }
-        return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.median_f0_hz), choices
+        return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.pitch), choices
 
     def convert_steps(
         self,

@@ -309,7 +309,13 @@ def test_bad_encoders(case, vc, tmp_path, empty_folder):
     refused(lambda: vc.load(folder / "voice.pth"), empty_folder)
 
 
-@pytest.mark.parametrize("card", ["[", "[]", '{"median_f0_hz": -3}', '{"median_f0_hz": "high"}', "[" * 100_000])
+BAD_CARDS = [
+    "[", "[]", '{"median_f0_hz": -3}', '{"median_f0_hz": "high"}', "[" * 60_000, "[" * 100_000,
+    '{"median_f0_hz": 200, "low_f0_hz": 300}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("card", BAD_CARDS, ids=lambda card: card[:40])
 def test_bad_voice_cards(card, vc, tmp_path, empty_folder):
     weights, document = voice_parts(VoiceRecipe(version="v1"))
     save_parts(tmp_path / "v.pth", weights, document)

@@ -25,6 +25,7 @@ from rvc_spark.infer.index import RetrievalIndex
 from rvc_spark.infer.loudness_match import Envelope, envelope_gain, envelope_of
 from rvc_spark.infer.noise_field import NoiseField, PartNoise
 from rvc_spark.infer.pitch import PitchTracker
+from rvc_spark.infer.pitch_edit import VoiceRange
 from rvc_spark.infer.pitch_track import PitchTrack, VoicePitch, track_pitch, voice_pitch
 from rvc_spark.infer.sample_store import READ_BLOCK, SampleStore
 from rvc_spark.infer.segments import (
@@ -54,7 +55,7 @@ class Engines:
     synthesizer: Synthesizer
     tracker: PitchTracker | None = None
     index: RetrievalIndex | None = None
-    voice_median: float | None = None  # Hz, for the automatic key
+    voice_range: VoiceRange | None = None  # where the voice is at home, for the automatic key
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class Rendering:
                 yield Progress(fraction * PITCH_SHARE, f"pitch ({self._engines.tracker.method})")
                 track = found
             assert track is not None
-            pitch = voice_pitch(track, self._frames, self._settings, self._engines.voice_median)
+            pitch = voice_pitch(track, self._frames, self._settings, self._engines.voice_range)
         envelope = Envelope(self._info.sample_rate) if self._settings.rms_mix_rate != 1 else None
         voice = SampleStore(self._info.sample_rate)
         try:

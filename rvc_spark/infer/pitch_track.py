@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rvc_spark.infer.pitch import PitchTracker, coarse_pitch, fill_unvoiced, shift_key
-from rvc_spark.infer.pitch_edit import apply_f0_curve, automatic_key, autotune, read_f0_curve
+from rvc_spark.infer.pitch_edit import VoiceRange, apply_f0_curve, automatic_key, autotune, read_f0_curve
 from rvc_spark.infer.segments import HOP, SAMPLE_RATE
 from rvc_spark.infer.settings import ConversionSettings
 
@@ -77,18 +77,18 @@ def track_pitch(
 
 
 def voice_pitch(
-    track: PitchTrack, frames: int, settings: ConversionSettings, voice_median: float | None
+    track: PitchTrack, frames: int, settings: ConversionSettings, voice_range: VoiceRange | None
 ) -> VoicePitch:
     """Apply fill, key, autotune and the user's curve, in this order, to a track.
 
     Args:
         frames: length of the recording; only these frames count for the automatic key.
-        voice_median: the voice's own median pitch in Hz where it is known.
+        voice_range: where the voice is at home, if that is known.
     """
     f0 = fill_unvoiced(track.f0) if settings.profile == "r26" else track.f0
     key, reason = settings.key, f"{settings.key:+g} semitones as set"
     if settings.auto_key != "off":
-        target = voice_median if settings.auto_key == "voice" else float(settings.auto_key)
+        target = voice_range if settings.auto_key == "voice" else float(settings.auto_key)
         if target is not None:
             proposed = automatic_key(track.f0[track.span(0, frames)], target)
             key, reason = settings.key + proposed.key, proposed.reason

@@ -1,6 +1,6 @@
 """Which voices there are: the .pth files of a few folders, by name, with what is known of each.
 
-A voice is a file `NAME.pth`. Beside it may lie `NAME.json`, its card (display name, median pitch, licence), and a
+A voice is a file `NAME.pth`. Beside it may lie `NAME.json`, its card (display name, licence, pitch range), and a
 folder `content_encoder`, the encoder it was trained with when that is not the usual one. Names are looked up among the
 files found, never turned into paths, so a name cannot reach outside the folders.
 """
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from rvc_spark.errors import ConfigError, RvcSparkError, VoiceNotFoundError
+from rvc_spark.errors import ConfigError, PitchError, RvcSparkError, VoiceNotFoundError
 from rvc_spark.infer.checkpoint import VoiceInfo, inspect_checkpoint
+from rvc_spark.infer.pitch_edit import VoiceRange
 
 CARD_BYTES = 64 << 10
-MEDIAN_HZ = (40.0, 1200.0)
+PITCH_HZ = (40.0, 1200.0)
+PITCH_FIELDS = ("median_f0_hz", "low_f0_hz", "high_f0_hz")
 DEPTH = 2  # weights/NAME.pth and weights/NAME/NAME.pth
 MAX_VOICES = 10_000
 
@@ -30,6 +32,15 @@ class VoiceCard:
     description: str = ""
     licence: str = ""
     median_f0_hz: float | None = None
+    low_f0_hz: float | None = None  # 5th percentile of what the voice was trained on
+    high_f0_hz: float | None = None  # 95th percentile
+
+    @property
+    def pitch(self) -> VoiceRange | None:
+        """Where the voice is at home, None if the card does not say."""
+        if self.median_f0_hz is None:
+            return None
+        return VoiceRange(self.median_f0_hz, self.low_f0_hz, self.high_f0_hz)
 
 
 @dataclass(frozen=True)
@@ -59,15 +70,19 @@ def read_card(voice: Path) -> VoiceCard:
     if not isinstance(card, dict):
         raise ConfigError(f"voice card {path.name} is not a JSON object", cure)
     texts = {name: card[name] for name in ("name", "description", "licence") if isinstance(card.get(name), str)}
-    median = card.get("median_f0_hz")
-    if median is None:
-        return VoiceCard(**texts)
-    usable = isinstance(median, int | float) and math.isfinite(median) and MEDIAN_HZ[0] <= median <= MEDIAN_HZ[1]
-    if not usable or isinstance(median, bool):
-        raise ConfigError(
-            f"voice card {path.name}: median_f0_hz={median!r} is outside {MEDIAN_HZ[0]:g} to {MEDIAN_HZ[1]:g} Hz", cure
-        )
-    return VoiceCard(median_f0_hz=float(median), **texts)
+    pitches = {name: card[name] for name in PITCH_FIELDS if card.get(name) is not None}
+    for name, value in pitches.items():
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not usable or not PITCH_HZ[0] <= value <= PITCH_HZ[1]:
+            raise ConfigError(
+                f"voice card {path.name}: {name}={value!r:.40} is outside {PITCH_HZ[0]:g} to {PITCH_HZ[1]:g} Hz", cure
+            )
+    found = VoiceCard(**texts, **{name: float(value) for name, value in pitches.items()})
+    try:
+        _ = found.pitch  # checks the order of the three
+    except PitchError as error:
+        raise ConfigError(f"voice card {path.name}: {error.problem}", cure) from error
+    return found
 
 
 def voice_paths(folders: list[Path]) -> dict[str, Path]:
