@@ -320,6 +320,7 @@ def test_the_table_names_what_is_broken_and_stops_when_nothing_can_work(tools, t
         ("error: externally-managed-environment", "--env new"),
         ("ERROR: Could not install: [Errno 13] Permission denied: '/usr/lib'", "not writable"),
         ("Traceback\nERROR: something unheard of", "something unheard of"),
+        ("error: subprocess-exited-with-error\n  OSError: No README.md\n  [end of output]", "OSError: No README.md"),
         ("", "no output"),
     ],
 )

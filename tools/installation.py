@@ -235,7 +235,8 @@ def pip_problem(output: str, who: str) -> SetupProblem:
 
 
 def first_error(output: str) -> str:
-    """The line of pip that names the error, shortened."""
+    """The line of pip that names the error, shortened; of a failed build, the last line before its end."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    named = [line for line in lines if re.match(r"(ERROR|error|×)", line)] or lines[-1:] or ["no output"]
+    built = [before for before, line in zip(lines, lines[1:], strict=False) if line == "[end of output]"]
+    named = built or [line for line in lines if re.match(r"(ERROR|error|×)", line)] or lines[-1:] or ["no output"]
     return named[0][:300].rstrip(". ")
