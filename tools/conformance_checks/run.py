@@ -37,14 +37,15 @@ class Run:
         return self.device == "cpu" and self.dtype == torch.float32
 
     @cached_property
-    def _recipes(self) -> dict[str, Any]:
+    def recipes(self) -> dict[str, Any]:
+        """All recipes by name."""
         return self.folder.recipes()
 
     def recipe(self, name: str) -> dict[str, Any]:
         """The recipe of that name."""
-        if name not in self._recipes:
+        if name not in self.recipes:
             raise KeyError(f"recipes.json has no {name}")
-        return self._recipes[name]
+        return self.recipes[name]
 
     def recipe_tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Its tensors, checked against their hash. Not kept: the large ones are 360 MB."""
@@ -70,6 +71,10 @@ class Run:
         if path not in self._loaded:
             self._loaded[path] = load()
         return self._loaded[path]
+
+    def forget(self) -> None:
+        """Drop what was loaded; the networks of one group are rarely those of the next."""
+        self._loaded.clear()
 
     def tensor(self, arrays: Arrays, key: str) -> torch.Tensor:
         """An input as a tensor on the device; real numbers in the run's dtype."""

@@ -11,7 +11,7 @@ import torch
 from conformance_checks.engines import load_voice
 from conformance_checks.folder import Arrays, case_file
 from conformance_checks.limits import AUDIO, EXACT, LATENT
-from conformance_checks.record import Recorder
+from conformance_checks.record import Recorder, as_array
 from conformance_checks.run import Run
 from rvc_spark.infer.source import GivenNoise, Noise, TorchNoise, WindowNoise, ZeroNoise
 from rvc_spark.infer.synthesizer import InferResult, StreamWindow, Synthesizer
@@ -141,9 +141,16 @@ def check_seed(arrays: Arrays, voice: Synthesizer, inputs: Inputs, run: Run, rec
     latent = run.tensor(arrays, "seed.noise_z")
     source = run.f0(arrays, "seed.noise_src") if "seed.noise_src" in arrays else None
     check_result(arrays, "seed", infer(voice, inputs, GivenNoise(latent, source)), record, " injected")
+    seed, noise = int(arrays.given("seed.seed")), TorchNoise()
+    torch.manual_seed(seed)  # on the CPU, where the recording drew
+    drawn = noise.latent(torch.zeros(latent.shape))
+    record.against(arrays, "seed.noise_z", drawn, EXACT)
+    if source is not None:
+        noise.phase(torch.zeros(1, 1))
+        record.against(arrays, "seed.noise_src", noise.source(torch.zeros(source.shape)), EXACT)
     if run.replays_torch_draws:
-        torch.manual_seed(int(arrays.given("seed.seed")))
-        check_result(arrays, "seed", infer(voice, inputs, TorchNoise()), record, " drawn")
+        torch.manual_seed(seed)
+        check_result(arrays, "seed", infer(voice, inputs, noise), record, " drawn")
 
 
 def check_window(arrays: Arrays, voice: Synthesizer, inputs: Inputs, record: Recorder) -> None:
@@ -172,5 +179,4 @@ def check_variant(case: dict[str, Any], run: Run, record: Recorder) -> None:
     original = infer(load_voice(run, run.folder.path(match[1] + ".pth")), inputs)
     for what in LIMITS:
         name = NAMES.get(what, what)
-        ours = getattr(original, name).float().cpu().numpy()
-        record.compare(f"{what}, bit for bit", getattr(result, name), ours, EXACT)
+        record.compare(f"{what}, bit for bit", getattr(result, name), as_array(getattr(original, name)), EXACT)
