@@ -62,6 +62,7 @@ class GoldenFolder:
 
     @property
     def cases(self) -> list[dict[str, Any]]:
+        """All cases, in the order of the index."""
         return self.index["cases"]
 
     def case(self, identifier: str) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def check_coarse(case: dict[str, Any], run: Run, record: Recorder) -> None:
 
 
 def check_loudness(case: dict[str, Any], run: Run, record: Recorder) -> None:
+    """The source's loudness envelope imposed on a target, at the case's rate of mixing."""
     arrays, prefix = run.folder.arrays(case_file(case, ".npz")), case["prefix"]
     source, target = arrays.given(prefix + "in.source_16k"), arrays.given(prefix + "in.target")
     matched = match_loudness(source, target, case["sr_target"], case["rate"])
@@ -109,6 +110,7 @@ def check_loudness(case: dict[str, Any], run: Run, record: Recorder) -> None:
 
 
 def check_highpass(case: dict[str, Any], run: Run, record: Recorder) -> None:
+    """The filter's coefficients and what it makes of a signal."""
     arrays = run.folder.arrays(case_file(case, ".npz"))
     record.against(arrays, "b", HIGHPASS_B, COEFFICIENTS)
     record.against(arrays, "a", HIGHPASS_A, COEFFICIENTS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from conformance_checks.files import check_files, check_unopened
 from conformance_checks.folder import GoldenFolder
-from conformance_checks.record import Group
+from conformance_checks.record import Group, Recorder
 from conformance_checks.run import Run
 
 KINDS = {  # group (and module) -> the kinds of case in index.json that belong to it
@@ -59,7 +59,7 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(f"conformance_checks.{name}")
 
 
-def group_extra(name: str):
+def group_extra(name: str) -> Callable[[Run, Recorder], None] | None:
     """What a group checks beyond its cases, if it does."""
     try:
         return getattr(module(name), "check_forms", None)
@@ -79,7 +79,7 @@ def run_files(run: Run, complete: bool) -> Group:
     return group
 
 
-def check_kinds(folder: GoldenFolder, record) -> None:
+def check_kinds(folder: GoldenFolder, record: Recorder) -> None:
     """Every case belongs to a group."""
     known = {kind for kinds in KINDS.values() for kind in kinds}
     for case in folder.cases:

@@ -36,6 +36,7 @@ class Group:
 
     @property
     def failures(self) -> list[Check]:
+        """Comparisons that do not hold."""
         return [check for check in self.checks if check.reason]
 
     @property
