@@ -336,7 +336,6 @@ def test_pip_really_fails_with_those_words(tools, tmp_path, monkeypatch) -> None
     for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "CONFIG_FILE": os.devnull, "RETRIES": "1"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    monkeypatch.setattr(installation, "cpu_wheels", lambda: [])
     with pytest.raises(environments.SetupProblem, match="No package index answered"):
         installation.install(environment, "all")
     assert "ERROR" in (environment.prefix / "rvc_spark_setup.log").read_text()
@@ -387,7 +386,7 @@ def test_a_ready_environment_is_not_installed_again_until_something_changes(tool
     put_package(prefix, "fine", {"fine.py": ""})
     environments.write_stamp(prefix, {"state": "begun", "made_here": True})
     calls: list[str] = []
-    monkeypatch.setattr(setup, "install", lambda environment, extras: calls.append(extras))
+    monkeypatch.setattr(setup, "install", lambda environment, extras, cpu_wheels: calls.append(extras))
     monkeypatch.setattr(setup, "PARTS", (("good", "fine", True),))
     environment = environments.choose_environment(str(prefix))
     setup.set_up(environment, reinstall=False, repair=False)

@@ -11,8 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from environments import ROOT, Environment, SetupProblem, ask, child_environment, python_version, say, write_stamp
@@ -20,7 +18,9 @@ from environments import ROOT, Environment, SetupProblem, ask, child_environment
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 DISK_BYTES = 4 * 10**9  # 2.4 GB installed with a CPU torch (measured), pip's downloads and a margin
 PIP_RETRIES = "2"  # pip waits longer before each; its own 5 make a dead network a matter of minutes
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu/{}/"
+# PyTorch's own CPU builds, for package indexes whose Linux builds bring 3 GB of CUDA. Only when asked for: set-up talks
+# to no other server than the package index on its own account.
+CPU_WHEELS = tuple(f"https://download.pytorch.org/whl/cpu/{name}/" for name in ("torch", "torchaudio"))
 
 # How pip's own words map to a sentence: (pattern, what is wrong, what to do).
 PIP_FAILURES = (
@@ -168,25 +168,7 @@ def pip_command(environment: Environment) -> "list":
     return own
 
 
-def cpu_wheels() -> "list":
-    """pip options that offer PyTorch's own CPU builds where the package index would send 3 GB of CUDA libraries.
-
-    Only on Linux without an NVIDIA driver, only when the user named no wheel source of their own, and only if the page
-    answers: an offer pip may not reach would cost minutes of retries.
-    """
-    driver = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")
-    if not sys.platform.startswith("linux") or driver or os.environ.get("PIP_FIND_LINKS"):
-        return []
-    pages = [CPU_WHEELS.format(name) for name in ("torch", "torchaudio")]
-    try:
-        with urllib.request.urlopen(pages[0], timeout=5):
-            say("No NVIDIA driver here: taking PyTorch's CPU builds from download.pytorch.org.")
-    except (urllib.error.URLError, OSError, ValueError):
-        return []
-    return ["--find-links", pages[0], "--find-links", pages[1]]
-
-
-def install(environment: Environment, extras: str) -> None:
+def install(environment: Environment, extras: str, cpu_wheels: bool = False) -> None:
     """One pip call: the project, editable, with its extras under constraints. Raises SetupProblem with pip's reason."""
     if not environment.ours:
         say(f"Installing into {environment.prefix}; nothing that is there is replaced.")
@@ -195,7 +177,9 @@ def install(environment: Environment, extras: str) -> None:
     constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
     # Bytecode is made when a module is first imported: a third of the install's time saved, as most never are.
     command = [*pip_command(environment), "install", "--no-compile", "--progress-bar", "off"]
-    command += cpu_wheels() + ["-c", str(constraints), "-e", f".[{extras}]"]
+    for page in CPU_WHEELS if cpu_wheels else ():
+        command += ["--find-links", page]
+    command += ["-c", str(constraints), "-e", f".[{extras}]"]
     log = environment.prefix / "rvc_spark_setup.log"
     patience = dict({"PIP_RETRIES": PIP_RETRIES}, **child_environment())  # a variable also reaches pip's build step
     say(f"Installing rvc_spark[{extras}] (the first time takes a minute or more; log: {log}).")

@@ -152,7 +152,7 @@ def with_version(module: str, installed: "dict") -> str:
 # ------------------------------------------------------------------------------------------------------ run
 
 
-def set_up(environment: Environment, reinstall: bool, repair: bool) -> None:
+def set_up(environment: Environment, reinstall: bool, repair: bool, cpu_wheels: bool = False) -> None:
     """Bring the environment to the state the project wants; quick when an earlier run did. Raises SetupProblem."""
     prefix = environment.prefix
     extras = "pitch,drive" if environment.kind == "Colab" else "all"  # Colab brings its own notebook server
@@ -176,7 +176,7 @@ def set_up(environment: Environment, reinstall: bool, repair: bool) -> None:
             say("No longer installed: {}.".format(", ".join(gone)))
         started = time.monotonic()
         say(f"Environment: {prefix} ({environment.kind}; {environment.reason}).")
-        install(environment, extras)
+        install(environment, extras, cpu_wheels)
         say(f"Installed in {time.monotonic() - started:.0f} s; checking what works.")
         report = verify(environment, repair)
         report.update(state="ready", fingerprint=wanted, when=time.strftime("%Y-%m-%d %H:%M"))
@@ -216,6 +216,11 @@ def parse(arguments: "list") -> "tuple":
     parser.add_argument(
         "--repair", action="store_true", help="allow mending torchaudio in an environment not made here"
     )
+    parser.add_argument(
+        "--cpu-wheels",
+        action="store_true",
+        help="take PyTorch's CPU builds from download.pytorch.org, where the package index would send 3 GB of CUDA",
+    )
     cut = 0
     while cut < len(arguments) and arguments[cut].startswith("--") and arguments[cut] != "--":
         cut += 2 if arguments[cut] == "--env" else 1
@@ -246,7 +251,7 @@ def main(arguments: "list") -> int:
     options, command, rest = parse(arguments)
     try:
         environment = choose_environment(options.env)
-        set_up(environment, options.reinstall, options.repair)
+        set_up(environment, options.reinstall, options.repair, options.cpu_wheels)
     except SetupProblem as problem:
         say(f"setup: {problem}")
         return 1
