@@ -32,8 +32,8 @@ PITCH_RANGE = (0, 100)
 """Of `pitch` and `pitch_range`, in the engine's own units; 50 is normal."""
 VOLUME_RANGE = (1, 200)
 """Percent; above 100 loud vowels clip."""
-BLOCK_CHARS = 600
-"""A text is spoken in pieces of at most this many characters, about 40 s: what one step keeps in memory."""
+BLOCK_CHARS = 400
+"""A text is spoken in pieces of at most this many characters, about 25 s: what one step keeps in memory."""
 ENROLL_SECONDS = 60.0
 """How much of each recording is measured."""
 MAX_EMBEDDING_BYTES = 64 << 10

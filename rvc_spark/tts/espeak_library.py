@@ -140,7 +140,9 @@ class EspeakLibrary:
         status = library.espeak_Synth(text, len(text) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
         if status != 0:
             raise SpeechError(f"espeak-ng failed on this text (code {status})", "Try a shorter or simpler text.")
-        return np.frombuffer(bytes(samples), "<i2").astype(np.float32) / np.float32(32768), rate
+        spoken = np.frombuffer(samples, "<i2").astype(np.float32)
+        spoken /= np.float32(32768)
+        return spoken, rate
 
     def _data_path(self) -> bytes:
         """A path to the data that fits the library's buffer: its own, or a short link that lasts as long as we do."""

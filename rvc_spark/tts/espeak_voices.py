@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rvc_spark.errors import SpeechError
 
-_CRASHING = {"esx/kl"}  # Greenlandic: espeak-ng 1.52 ends the process at every digit 0
+# Greenlandic: espeak-ng 1.52 ends the process at every digit 0. The other two are written with letters that are not
+# let through (Shavian, Klingon).
+_LEFT_OUT = {"esx/kl", "gmw/en-Shaw", "art/piqd"}
 _UNLIKELY = 99  # preference of a voice for a language it does not name
 _MAX_DEFINITION = 64 << 10  # bytes of a voice file that are looked at; real ones have a few hundred
 
@@ -54,7 +56,7 @@ def voices(data: Path) -> tuple[EspeakVoice, ...]:
         )
         dictionary = next((line[1] for line in lines if line[0] == "dictionary"), path.name.split("-")[0])
         identifier = path.relative_to(data / "lang").as_posix()
-        if languages and identifier not in _CRASHING and (data / f"{dictionary}_dict").is_file():
+        if languages and identifier not in _LEFT_OUT and (data / f"{dictionary}_dict").is_file():
             name = next((" ".join(line[1:]) for line in lines if line[0] == "name"), path.name)
             found.append(EspeakVoice(languages[0][0], name, identifier, languages))
     if not found:
