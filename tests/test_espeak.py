@@ -142,6 +142,7 @@ def test_taming_leaves_ordinary_text_alone() -> None:
     assert tamed("Great! 🎉 ½ ﬁne Ⅷ ｗ ⓜ ⣯☦ a\u0301\u0302\u0303\u0304\u0305\u0306") == (
         "Great!   ½ fine VIII w m    á\u0302\u0303\u0304\u0305"
     )
+    assert tamed("१२ ٣ ５") == "12 3 5"
     assert tamed("abcпривет \ue000\U00010450x") == "abc привет   x"
     assert tamed("1" * 30) == "1" * 12 + ", " + "1" * 12 + ", " + "1" * 6
     assert max(map(len, tamed("x" * 500).split())) == 40

@@ -38,13 +38,15 @@ def _grouped(run: str, size: int, between: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _spoken(char: str) -> str:
-    """What is spoken for one character: itself, its plain form (Ⅷ, ﬁ, ｗ, ⓜ), a space, or nothing."""
+    """What is spoken for one character: itself, its plain form (Ⅷ, ﬁ, ｗ, ⓜ, १), a space, or nothing."""
     if char.isascii():
         return char
     category = unicodedata.category(char)
+    if category == "Nd":
+        return str(unicodedata.decimal(char))  # every voice reads 12, few read १२ beside ౧౨
     if category == "Cf":
         return char if char in _KEPT_FORMATS else ""
-    if ord(char) >= 0x2000 and category in ("Lu", "Ll", "Lo", "Lm", "Nl", "No", "So", "Nd", "Po", "Ps", "Pe"):
+    if ord(char) >= 0x2000 and category in ("Lu", "Ll", "Lo", "Lm", "Nl", "No", "So", "Po", "Ps", "Pe"):
         plain = unicodedata.normalize("NFKC", char).replace("\u2044", "/")
         if plain != char and all(map(_is_plain, plain)):
             return plain
