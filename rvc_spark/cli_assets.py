@@ -129,7 +129,9 @@ def command_export(arguments: argparse.Namespace) -> int:
     store = _store(arguments)
     ids, groups = _selection(store, arguments.names)
     written = store.export_bundle(arguments.target, ids, groups)
-    say({"target": str(arguments.target), "ids": list(written)}, arguments.json, [f"{arguments.target}: {len(written)}"])
+    say(
+        {"target": str(arguments.target), "ids": list(written)}, arguments.json, [f"{arguments.target}: {len(written)}"]
+    )
     return 0
 
 
@@ -169,7 +171,7 @@ def add_assets(commands: Any) -> None:
     made["get"].add_argument("--parallel", type=int, default=4, help="files at once, 1 to 16")
     made["get"].add_argument("--offline", action="store_true", help="never open a connection")
     made["get"].add_argument("--unpinned", choices=("refuse", "hub", "accept"), default="refuse",
-                             help="files without a published sha256: refuse, believe the hub, or take what comes")  # fmt: skip
+                             help="what to do without a published sha256")  # fmt: skip
     made["import"].add_argument("source", help="folder, file, zip or tar; or the id of one file, followed by its path")
     made["import"].add_argument("path", nargs="?", type=Path, help="the file to put at that id's place")
     made["import"].add_argument("--unpinned", choices=("refuse", "accept"), default="refuse")

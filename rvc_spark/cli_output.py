@@ -45,7 +45,12 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     if quiet or not errors.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda step: bar.update(task, completed=step.fraction, description=step.message)

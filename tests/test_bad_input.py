@@ -100,7 +100,9 @@ BAD_VOICES: dict[str, Callable[[Path], None]] = {
     "plain zip": _bytes(b"PK\x05\x06" + bytes(18)),
     "pickle bomb": _bytes(pickle.dumps(Bomb(), 2)),
     "pickle bomb in a zip": _saved({"weight": Bomb(), "config": Bomb()}),
-    "training checkpoint": _saved({"model": {"a": torch.zeros(2)}, "iteration": 3, "optimizer": {}, "learning_rate": 1}),
+    "training checkpoint": _saved(
+        {"model": {"a": torch.zeros(2)}, "iteration": 3, "optimizer": {}, "learning_rate": 1}
+    ),
     "GPT-SoVITS": _saved({"weight": {"a": torch.zeros(2)}, "config": {"data": {}}, "info": "x"}),
     "state dict only": _saved({"a.weight": torch.zeros(2)}),
     "a list": _saved([1, 2, 3]),
@@ -232,7 +234,9 @@ def test_bad_sounds(case, vc, tmp_path, empty_folder):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.wav", "cwd"]
 
 
-@pytest.mark.parametrize("samples", [np.zeros((9, 100)), np.zeros(0), np.full(100, np.nan), np.zeros((1, 2, 3))], ids=str)
+@pytest.mark.parametrize(
+    "samples", [np.zeros((9, 100)), np.zeros(0), np.full(100, np.nan), np.zeros((1, 2, 3))], ids=str
+)
 def test_bad_arrays(samples, vc, empty_folder):
     refused(lambda: vc.convert(Audio(samples.astype(np.float32), 16_000)), empty_folder)
 
@@ -267,7 +271,9 @@ def test_bad_settings(setting, vc, empty_folder, tmp_path):
     assert not (tmp_path / "out.wav").exists()
 
 
-@pytest.mark.parametrize("curve", ["", "a,b\nc,d", "0,100\n0.1,nan", "1,100\n0,100", "0,-5\n1,5", "\x00\x01", "0,1e9\n1,1"])
+@pytest.mark.parametrize(
+    "curve", ["", "a,b\nc,d", "0,100\n0.1,nan", "1,100\n0,100", "0,-5\n1,5", "\x00\x01", "0,1e9\n1,1"]
+)
 def test_bad_f0_curves(curve, vc, tmp_path, empty_folder):
     path = tmp_path / "curve.csv"
     path.write_text(curve)

@@ -35,7 +35,9 @@ def clip(tmp_path) -> Path:
 
 def test_convert_writes_the_file_and_reports(capsys, clip, tmp_path):
     target = tmp_path / "out.flac"
-    code, (report,), _ = run(capsys, "convert", str(clip), "-o", str(target), "--key", "5", "--f0-method", "pm", "--json")
+    code, (report,), _ = run(
+        capsys, "convert", str(clip), "-o", str(target), "--key", "5", "--f0-method", "pm", "--json"
+    )
     assert code == 0
     assert read_audio(target).frames == 32_000 == report["samples"]
     assert report["engines"]["pitch"]["value"] == "pm"
@@ -141,7 +143,9 @@ def test_every_setting_is_an_option():
     convert = parser().parse_args(["convert", "a.wav", "--auto-key", "voice", "--rms-mix-rate", "0.5"])
     assert convert.auto_key == "voice"
     assert convert.rms_mix_rate == 0.5
-    help_text = next(action for action in parser()._actions if action.dest == "command").choices["convert"].format_help()
+    help_text = (
+        next(action for action in parser()._actions if action.dest == "command").choices["convert"].format_help()
+    )
     for name in ConversionSettings.names():
         assert f"--{name.replace('_', '-')}" in help_text
 

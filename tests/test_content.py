@@ -97,8 +97,8 @@ def test_every_form_gives_the_same_features(folder, weights, tmp_path):
     sound = noise(0.5)
     wanted = load_content_encoder(folder).features(sound, "v1")
     assert wanted.std(dim=1).min() > 0.1  # it is the sound that is heard, not the biases
-    # torch sums the norm in another order with another number of threads, so a weight folded beforehand may differ in its
-    # last bit (1.5e-8), which is 2e-6 in features; 1e-5 is this encoder's own noise floor.
+    # torch sums the norm in another order with another number of threads, so a weight folded beforehand may differ in
+    # its last bit (1.5e-8), which is 2e-6 in features; 1e-5 is this encoder's own noise floor.
     for form in forms:
         torch.testing.assert_close(load_content_encoder(form).features(sound, "v1"), wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(

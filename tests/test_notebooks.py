@@ -139,8 +139,8 @@ def test_papermill_runs_the_start_notebook_with_other_parameters(tmp_path: Path)
 async def execute_awake(client) -> None:
     """Execute, looking at the reply socket twice a second.
 
-    nbclient answers a kernel's Output widgets on the very socket where it waits for the cell's reply. When both happen at
-    once the wake-up for the reply is lost, and the reply lies there until the cell's time is over.
+    nbclient answers a kernel's Output widgets on the very socket where it waits for the cell's reply. When both happen
+    together the wake-up for the reply is lost, and the reply lies there until the cell's time is over.
     """
     zmq = pytest.importorskip("zmq")
 

@@ -40,7 +40,7 @@ def render(sound: Audio, engines, cutting: Cutting | None = None, **settings) ->
 
 
 class MeanIndex:
-    """Stands for a retrieval index: every frame's neighbour is the mean frame. Enough, since only places matter here."""
+    """Stands for a retrieval index: each frame's neighbour is the mean frame. Enough, as only places matter here."""
 
     def blend(self, features: np.ndarray, rate: float, k: int = 8) -> np.ndarray:
         return (rate * features.mean(axis=0) + (1 - rate) * features).astype(np.float32)

@@ -6,7 +6,6 @@ replaced. It does not choose the environment and does not check what works. Pars
 
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
 import subprocess

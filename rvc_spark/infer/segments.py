@@ -20,6 +20,7 @@ FEATURE_WINDOW = 400  # samples seen by one content frame
 QUIET_WINDOW = 160  # samples over which loudness is summed when a cut is looked for
 FILTER_CONTEXT = 16_000  # samples; 1 s after its start the zero-phase filter has forgotten what came before
 CROSSFADE_FRAMES = 2  # 20 ms across each cut
+LENGTH_STEP = 200  # frames; parts of a cut recording are rounded up to it, since kernels are compiled per length
 
 # 5th-order Butterworth high-pass, 48 Hz.
 HIGHPASS_B, HIGHPASS_A = signal.butter(5, 48, btype="high", fs=SAMPLE_RATE)
@@ -127,7 +128,10 @@ def plan_exact(frames: int, cuts: list[int], cutting: Cutting) -> list[Part]:
     for number, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
         keep_start = left - (half if number else 0)
         keep_stop = right + (half if number < len(edges) - 2 else 0)
-        parts.append(Part(left - pad, right + pad + grid, keep_start, keep_stop))
+        start, stop = left - pad, right + pad + grid
+        if len(edges) > 2:
+            stop += (start - stop) % LENGTH_STEP
+        parts.append(Part(start, stop, keep_start, keep_stop))
     return parts
 
 
