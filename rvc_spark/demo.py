@@ -50,8 +50,8 @@ class DemoResult:
             *(f"  {name:<10} {path}" for name, path in self.files.items()),
             f"  notebook   {self.notebook}",
             f"  engines    {', '.join(f'{name}={choice}' for name, choice in self.speech.engines.items())}",
-            f"  sound      {conversion.seconds:.2f} s at {conversion.rate} Hz, converted in "
-            f"{conversion.elapsed:.2f} s, real-time factor {conversion.real_time_factor:.2f}; everything took {self.seconds:.0f} s",
+            f"  sound      {conversion.seconds:.2f} s at {conversion.rate} Hz, converted in {conversion.elapsed:.2f} s",
+            f"  speed      real-time factor {conversion.real_time_factor:.2f}; everything took {self.seconds:.0f} s",
             "The demo voice proves the chain and is a small one: clearly another person, a little hazy, consonants "
             "soft. Its figures are in METRICS.md beside it.",
         ]
