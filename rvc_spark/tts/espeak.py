@@ -152,7 +152,7 @@ class EspeakEngine(BaseTTSEngine):
 
     def _pieces(self, text: str, settings: EspeakSettings, identifier: str) -> Iterator[Audio]:
         said = False
-        for block in blocks(tamed(text)):
+        for block in blocks(tamed(text, identifier)):
             samples, rate = self.library.render(
                 Utterance(
                     block, identifier, settings.speed, min(settings.pitch, 99), min(settings.pitch_range, 99),
@@ -164,8 +164,8 @@ class EspeakEngine(BaseTTSEngine):
                 yield Audio(samples, rate)
         if not said:
             raise SpeechError(
-                f"espeak-ng says nothing to {text[:40]!r} in the voice {settings.voice}",
-                "Write words, in the language of the voice.",
+                f"the voice {settings.voice} of espeak-ng has nothing to say to {text[:40]!r}",
+                "Write words in the language of the voice, or choose the voice of the text's language.",
             )
 
     def _nearest(self, target_hz: float) -> tuple[EspeakSettings, float]:
