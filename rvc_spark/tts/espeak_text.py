@@ -35,7 +35,7 @@ _LANGUAGES = {  # alphabet, as Unicode names its letters -> languages written in
     "THAI": "th",
     "MYANMAR": "my shn",
     "GEORGIAN": "ka",
-    "ARMENIAN": "hy",
+    "ARMENIAN": "hy hyw",
     "ETHIOPIC": "am ti",
     "CHEROKEE": "chr",
     "HANGUL": "ko",
