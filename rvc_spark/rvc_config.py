@@ -6,6 +6,7 @@ configuration folder, the default. Knows nothing of voices or sound.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,16 @@ class RVCConfig(BaseSettings):
     temp: Path | None = None  # scratch and the demo's output
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
+    spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
+    tts: Literal["auto", "triton", "spark", "espeak"] = "auto"  # who speaks
+    triton_host: str = Field(
+        default="localhost", validation_alias=AliasChoices("TRITON_SERVER_ADDR", "RVC_SPARK_TRITON_HOST")
+    )
+    triton_port: int = Field(  # of gRPC
+        default=8001, ge=1, le=65_535, validation_alias=AliasChoices("TRITON_SERVER_PORT", "RVC_SPARK_TRITON_PORT")
+    )
+    triton_tls: bool = False  # encrypt; with `ca_file` where the server's certificate is not a public one
+    triton_token: str | None = Field(default=None, repr=False)  # sent as `authorization: Bearer TOKEN`
     offline: bool = False  # never open a socket
     catalogue: Path | None = None  # a catalogue of one's own: more files, more sources, mirrors
     proxy: str | None = Field(default=None, validation_alias=AliasChoices("RVC_SPARK_PROXY", "HTTPS_PROXY"))
@@ -130,6 +141,16 @@ class RVCConfig(BaseSettings):
         return next((path for path in (usual, *others) if path.exists()), usual)
 
     @property
+    def spark_dir(self) -> Path:
+        """The Spark-TTS checkpoint folder."""
+        return self.spark or self.assets_dir / "spark" / "Spark-TTS-0.5B"
+
+    @property
+    def triton_dir(self) -> Path:
+        """The embedded Triton server: its environment, filled model repositories, logs and pid files."""
+        return self.assets_dir / "triton"
+
+    @property
     def demo_dir(self) -> Path:
         """The voice that comes with the package."""
         shipped = PACKAGE / "demo"
@@ -161,6 +182,12 @@ class RVCConfig(BaseSettings):
         if self.precision != "fp32" and not self.device_choice().value.startswith("cuda"):
             return Choice("fp32", f"{self.precision} is for CUDA devices")
         return Choice(self.precision, "as set")
+
+
+def subprocess_environment(**changes: str | None) -> dict[str, str]:
+    """The environment for a program this package starts: its own, with `changes` (None removes a name)."""
+    merged: dict[str, str | None] = {**os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def _best_device() -> Choice:

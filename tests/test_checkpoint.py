@@ -27,10 +27,10 @@ from voice_maker import (
 
 from rvc_spark.errors import MissingPackageError, OutputError, VoiceFileError
 from rvc_spark.infer.checkpoint import inspect_checkpoint, make_checkpoint, read_checkpoint, write_checkpoint
-from rvc_spark.infer.safe_load import read_tensors, require_safe_torch
 from rvc_spark.infer.synthesizer import VoiceNetwork
 from rvc_spark.infer.voice_layout import MRF, Traits, parse_config
 from rvc_spark.infer.voice_weights import fold, folded_weights
+from rvc_spark.safe_load import read_tensors, require_safe_torch
 
 LAYOUTS = [
     *(VoiceRecipe(version, rate, has_f0) for rate, version in UPSAMPLING for has_f0 in (True, False)),

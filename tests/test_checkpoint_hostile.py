@@ -16,10 +16,10 @@ import torch
 from hostile_files import old_container, refused, torch_zip
 from voice_maker import VoiceRecipe, save_parts, voice_parts
 
+from rvc_spark import safe_load
 from rvc_spark.errors import PitchModelError, VoiceFileError
-from rvc_spark.infer import safe_load
 from rvc_spark.infer.checkpoint import read_checkpoint
-from rvc_spark.infer.safe_load import read_tensors
+from rvc_spark.safe_load import read_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "rvc"
 

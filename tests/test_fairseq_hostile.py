@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from rvc_spark.errors import EncoderFileError
+from rvc_spark.inert_pickle import InertMachine, Name, PickleRefusal, Record, harmful
 from rvc_spark.infer.content import load_content_encoder
 from rvc_spark.infer.fairseq import read_fairseq
-from rvc_spark.infer.inert_pickle import InertMachine, Name, PickleRefusal, Record, harmful
 from tests.encoder_files import (
     checkpoint,
     fairseq_weights,

@@ -23,7 +23,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # file, or a family of files behind one door. It may import from lower rows, and from its own where that is not blind.
 LAYERS: list[tuple[set[str], bool]] = [
     ({"errors"}, True),
-    ({"rvc_config", "audio"}, True),
+    ({"text", "safe_load", "rvc_config", "audio"}, True),
     ({"assets", "triton_client"}, True),
     ({"infer", "tts", "music", "streaming"}, True),
     ({"rvc_modules", "profiles", "training"}, True),
@@ -35,9 +35,12 @@ LAYERS: list[tuple[set[str], bool]] = [
 ]
 FAMILIES = {  # files that are the inside of a unit whose door is one file
     "audio": ("audio_", "loudness"),
+    "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds"),
+    "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
     "cli": ("cli_", "__main__"),
 }
+TEXT_ONLY = {"utils", "abbreviations"}  # of `processing`: pure text, which every engine for long text needs below it
 # The command line reaches the other surfaces only through what stands below it as a command of its own.
 FORBIDDEN = {("cli", "widgets")}
 
@@ -134,6 +137,8 @@ def unit_of(module: str) -> str | None:
     parts = module.split(".")
     if parts[0] != "rvc_spark" or len(parts) < 2:
         return None
+    if parts[1] == "processing" and parts[2:3] and parts[2] in TEXT_ONLY:
+        return "text"
     for unit, starts in FAMILIES.items():
         if parts[1].startswith(starts):
             return unit

@@ -20,7 +20,6 @@ import torch
 
 from rvc_spark.errors import OutputError, VoiceFileError
 from rvc_spark.infer.foreign_models import foreign_kind
-from rvc_spark.infer.safe_load import GIB, TensorFile, note_bytes, open_tensors, shown
 from rvc_spark.infer.voice_layout import (
     CONTENT_VERSIONS,
     HIFIGAN,
@@ -33,6 +32,7 @@ from rvc_spark.infer.voice_layout import (
     sample_rate_of,
 )
 from rvc_spark.infer.voice_weights import POSTERIOR, Shaped, WeightProblem, check_finite, resolve
+from rvc_spark.safe_load import GIB, TensorFile, note_bytes, open_tensors, shown
 
 MAX_VOICE_BYTES = 1 * GIB
 MAX_TENSORS = 4_000

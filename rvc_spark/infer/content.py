@@ -24,7 +24,7 @@ from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
 from rvc_spark.infer.encoder_sizes import HOP, SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
 from rvc_spark.infer.encoder_weights import build_encoder, read_folder_weights
 from rvc_spark.infer.fairseq import read_fairseq_checkpoint
-from rvc_spark.infer.safe_load import shown
+from rvc_spark.safe_load import shown
 
 MAX_SECONDS = 1800  # attention grows with the square of the length; the pipeline cuts long before this
 CHUNK_FRAMES = 512  # 10 s: the first convolution needs 66 MiB for it, whole it would need 24 GiB for an hour

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rvc_spark.errors import PitchModelError
 from rvc_spark.infer.pitch_trackers import F0_CEILING, F0_FLOOR, HOP, median_filter, package_file
-from rvc_spark.infer.safe_load import read_tensors
+from rvc_spark.safe_load import read_tensors
 
 WINDOW = 1024
 BINS = 360

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from rvc_spark.errors import EncoderFileError
-from rvc_spark.infer.safe_load import shown
+from rvc_spark.safe_load import shown
 
 SAMPLE_RATE = 16_000
 HOP = 320  # samples per content frame: 50 frames per second

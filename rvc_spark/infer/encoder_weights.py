@@ -16,7 +16,7 @@ from torch import nn
 
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.encoder_sizes import EncoderSizes
-from rvc_spark.infer.safe_load import read_tensors, shown
+from rvc_spark.safe_load import read_tensors, shown
 
 MAX_WEIGHT_BYTES = 6 * 1024**3
 _POSITION = "encoder.pos_conv_embed.conv."

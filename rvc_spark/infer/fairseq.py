@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from rvc_spark.errors import EncoderFileError
-from rvc_spark.infer.inert_pickle import Record
-from rvc_spark.infer.safe_load import shown
+from rvc_spark.inert_pickle import Record
 from rvc_spark.infer.tensor_archive import TensorArchive, TensorNote
+from rvc_spark.safe_load import shown
 
 MAX_TENSORS = 4_000  # 214 in hubert_base.pt, 800 in the largest HuBERT
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from rvc_spark.errors import PitchModelError
 from rvc_spark.infer.pitch_trackers import HOP, SAMPLE_RATE, package_file
-from rvc_spark.infer.safe_load import read_tensors
+from rvc_spark.safe_load import read_tensors
 
 N_FFT = 1024
 MELS = 128

@@ -25,7 +25,7 @@ from rvc_spark.infer.rmvpe_net import (
     fold_batch_norms,
     sizes_of,
 )
-from rvc_spark.infer.safe_load import read_tensors, shown
+from rvc_spark.safe_load import read_tensors, shown
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples per frame

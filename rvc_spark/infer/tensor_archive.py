@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, Protocol
 import torch
 
 from rvc_spark.errors import EncoderFileError
-from rvc_spark.infer.file_kinds import other_kind
-from rvc_spark.infer.inert_pickle import MAX_STREAM_BYTES, InertMachine, Name, PickleRefusal
-from rvc_spark.infer.safe_load import shown
-from rvc_spark.infer.tensor_outline import LEGACY_MAGIC, LEGACY_PROTOCOL, STORAGE_TYPES
+from rvc_spark.file_kinds import other_kind
+from rvc_spark.inert_pickle import MAX_STREAM_BYTES, InertMachine, Name, PickleRefusal
+from rvc_spark.safe_load import shown
+from rvc_spark.tensor_outline import LEGACY_MAGIC, LEGACY_PROTOCOL, STORAGE_TYPES
 
 MAX_FILE_BYTES = 6 * 1024**3  # a large HuBERT with its optimizer state is 3.8 GB
 MAX_ENTRIES = 20_000

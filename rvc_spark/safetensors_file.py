@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from rvc_spark.infer.inert_pickle import PickleRefusal
-from rvc_spark.infer.tensor_outline import MAX_DIMENSIONS, TensorNote
+from rvc_spark.inert_pickle import PickleRefusal
+from rvc_spark.tensor_outline import MAX_DIMENSIONS, TensorNote
 
 MAX_HEADER_BYTES = 8 * 1024**2
 MAX_TENSORS = 20_000

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from rvc_spark.infer.inert_pickle import Builder, InertMachine, Name, PickleRefusal
+from rvc_spark.inert_pickle import Builder, InertMachine, Name, PickleRefusal
 
 MAX_DIMENSIONS = 8
 MAX_COUNT = 2**40

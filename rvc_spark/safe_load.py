@@ -26,10 +26,10 @@ from typing import Any, BinaryIO, NoReturn
 import torch
 
 from rvc_spark.errors import MissingPackageError, ModelFileError
-from rvc_spark.infer.file_kinds import other_kind
-from rvc_spark.infer.inert_pickle import PickleRefusal
-from rvc_spark.infer.safetensors_file import looks_like_safetensors, read_safetensors_outline, read_safetensors_tensors
-from rvc_spark.infer.tensor_outline import StorageSize, TensorNote, legacy_outline, pickle_outline
+from rvc_spark.file_kinds import other_kind
+from rvc_spark.inert_pickle import PickleRefusal
+from rvc_spark.safetensors_file import looks_like_safetensors, read_safetensors_outline, read_safetensors_tensors
+from rvc_spark.tensor_outline import StorageSize, TensorNote, legacy_outline, pickle_outline
 
 GIB = 1024**3
 MAX_ENTRIES = 20_000  # a voice has 460, a training checkpoint 3,000
