@@ -116,7 +116,41 @@ class SpeechError(RvcSparkError):
     exit_code = 10
 
 
+class NothingSpokenError(SpeechError):
+    """The language model ended without one semantic token, or ran away, in every attempt."""
+
+
+class VoiceTokensError(SpeechError):
+    """A file with an enrolled Spark-TTS voice is refused, or its tokens do not fit the codec."""
+
+
+class TritonError(SpeechError):
+    """Anything between this process and a Triton server."""
+
+
+class TritonUnreachableError(TritonError):
+    """No server answers at the address, or the connection broke; sound delivered before stays valid."""
+
+
+class TritonModelError(TritonError):
+    """A model is missing, not ready, has another signature, or failed inside."""
+
+
+class TritonRequestError(TritonError):
+    """The server refuses this request and would refuse it again."""
+
+
+class TritonTimeoutError(TritonError):
+    """The deadline of a request passed."""
+
+
 class OutputError(RvcSparkError):
     """A result cannot be written where it was asked for."""
 
     exit_code = 11
+
+
+class TritonBootError(RvcSparkError):
+    """A Triton server cannot be started: no platform for it, a port in use, a model that does not load."""
+
+    exit_code = 12
