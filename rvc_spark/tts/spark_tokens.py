@@ -69,8 +69,8 @@ class ControlVoice:
 class SparkTokenizer:
     """The published tokenizer and what it says of the codec's tokens.
 
-    semantic, glob: the two families of codec tokens, checked to be whole and consecutive in this very tokenizer (fine-tunes
-    may place them elsewhere). eos: id that ends a sequence.
+    semantic, glob: the two families of codec tokens, checked to be whole and consecutive in this very tokenizer, since
+    fine-tunes may place them elsewhere. eos: id that ends a sequence.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -152,7 +152,7 @@ def clone_prompt(
 ) -> str:
     """The prompt that speaks `text` as the speaker of the tokens.
 
-    transcript: what the reference recording says; even an empty one opens the semantic block, which the model continues.
+    transcript: what the reference recording says; even an empty one opens the semantic block, and the model goes on.
     """
     glob = "".join(f"<|bicodec_global_{number}|>" for number in global_tokens)
     prompt = (
