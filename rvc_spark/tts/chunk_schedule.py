@@ -104,6 +104,11 @@ class ChunkSchedule:
         """Tokens that have been put into windows."""
         return self._delivered
 
+    @property
+    def known(self) -> int:
+        """Tokens that are known."""
+        return self._known
+
     def push(self, count: int = 1) -> list[Window]:
         """`count` more tokens are known: the windows that can be decoded now, mostly none.
 
