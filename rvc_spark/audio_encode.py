@@ -32,6 +32,7 @@ MAX_RIFF_BYTES = 2**32 - 1
 """Largest size a plain WAV header can state; beyond it the same file becomes RF64 (EBU Tech 3306)."""
 ENCODE_FRAMES = 4_096
 """Frames handed to an encoder at a time; libvorbis keeps what it gets on the stack."""
+MAX_COMMENT = 1_000
 SCALED_PEAK = 0.99
 """Peak after `over_range="scale"`: leaves room for dither and for what a lossy codec overshoots."""
 
@@ -54,6 +55,8 @@ class EncodeOptions:
         quality: 0..1 for ogg and mp3 (variable bit rate).
         over_range: what happens to samples beyond full scale (they never wrap): "clip" limits them and counts them
             (float WAV keeps them as they are), "scale" turns the whole sound down to a peak of 0.99, "refuse" raises.
+        comment: a line kept in the file's tags, such as the licence of the model that made it; up to MAX_COMMENT
+            characters; in mp3 those outside ASCII become "?".
     """
 
     format: str | None = None
@@ -62,6 +65,7 @@ class EncodeOptions:
     seed: int = 0
     quality: float = 0.8
     over_range: str = "clip"
+    comment: str = ""
 
     def __post_init__(self) -> None:
         if self.format is not None:
@@ -71,6 +75,11 @@ class EncodeOptions:
         elif self.sample_format is not None:
             _choice("The sample format", self.sample_format, tuple(_BYTES))
         _choice("over_range", self.over_range, OVER_RANGE)
+        if len(self.comment) > MAX_COMMENT or not self.comment.isprintable():
+            raise OutputError(
+                f"The comment has {len(self.comment):,} characters or control characters in it",
+                f"Write one line of at most {MAX_COMMENT} characters.",
+            )
         if not 0 <= self.quality <= 1:
             raise OutputError(f"The quality {self.quality} is outside 0..1", "Use 0.8 for speech.")
 
@@ -150,12 +159,13 @@ class _RecordingFile:
 class _WavSink:
     """WAV written by hand: same samples, same bytes (libsndfile puts the time into float files); RF64 when needed.
 
-    RIFF size WAVE | JUNK 28 bytes, becomes ds64 beyond 4 GiB | fmt | (fact) | data size ...
+    RIFF size WAVE | JUNK 28 bytes, becomes ds64 beyond 4 GiB | fmt | (fact) | (LIST with the comment) | data size ...
     """
 
-    def __init__(self, stream: BinaryIO, rate: int, channels: int, sample_format: str) -> None:
+    def __init__(self, stream: BinaryIO, rate: int, channels: int, options: EncodeOptions) -> None:
         self._stream = stream
-        self._sample_format = sample_format
+        self._sample_format = sample_format = options.sample_format
+        self._tags = _tags_chunk(options.comment) if options.comment else b""
         self._frame_bytes = channels * _BYTES[sample_format]
         self._frames = 0
         self._fmt = _fmt_chunk(rate, channels, sample_format)
@@ -185,13 +195,14 @@ class _WavSink:
         fact = b""
         if self._sample_format == "float32":
             fact = struct.pack("<4sII", b"fact", 4, min(self._frames, 0xFFFFFFFF))
-        riff_bytes = 4 + 36 + len(self._fmt) + len(fact) + 8 + data_bytes + data_bytes % 2
+        between = self._fmt + fact + self._tags
+        riff_bytes = 4 + 36 + len(between) + 8 + data_bytes + data_bytes % 2
         if riff_bytes <= MAX_RIFF_BYTES:
             start = struct.pack("<4sI4s4sI28x", b"RIFF", riff_bytes, b"WAVE", b"JUNK", 28)
-            return start + self._fmt + fact + struct.pack("<4sI", b"data", data_bytes)
+            return start + between + struct.pack("<4sI", b"data", data_bytes)
         start = struct.pack("<4sI4s4sI", b"RF64", 0xFFFFFFFF, b"WAVE", b"ds64", 28)
         sizes = struct.pack("<QQQI", riff_bytes, data_bytes, self._frames, 0)
-        return start + sizes + self._fmt + fact + struct.pack("<4sI", b"data", 0xFFFFFFFF)
+        return start + sizes + between + struct.pack("<4sI", b"data", 0xFFFFFFFF)
 
 
 def _fmt_chunk(rate: int, channels: int, sample_format: str) -> bytes:
@@ -203,6 +214,12 @@ def _fmt_chunk(rate: int, channels: int, sample_format: str) -> bytes:
     else:  # more than stereo must be "extensible"; mask 0 says that positions are not named
         body = struct.pack("<H", _WAVE_EXTENSIBLE) + basic + struct.pack("<HHIH", 22, 8 * width, 0, tag) + _SUBTYPE_GUID
     return struct.pack("<4sI", b"fmt ", len(body)) + body
+
+
+def _tags_chunk(comment: str) -> bytes:
+    text = comment.encode("utf-8") + b"\0"
+    body = b"INFO" + struct.pack("<4sI", b"ICMT", len(text)) + text + b"\0" * (len(text) % 2)
+    return struct.pack("<4sI", b"LIST", len(body)) + body
 
 
 class _SoundFileSink:
@@ -225,6 +242,10 @@ class _SoundFileSink:
             self._file = soundfile.SoundFile(
                 self._target, "w", rate, channels, subtype[options.format], format=options.format.upper(), **settings
             )
+            if options.comment:
+                # libsndfile hands the bytes of UTF-8 to LAME as Latin-1
+                ascii_only = options.comment.encode("ascii", "replace").decode("ascii")
+                self._file.comment = ascii_only if options.format == "mp3" else options.comment
         except soundfile.LibsndfileError as error:
             self._raise_disk_error()
             raise OutputError(
@@ -271,5 +292,5 @@ def make_sink(stream: BinaryIO, rate: int, channels: int, options: EncodeOptions
             "Resample or mix down first, or write flac.",
         )
     if options.format == "wav":
-        return _WavSink(stream, rate, channels, options.sample_format)
+        return _WavSink(stream, rate, channels, options)
     return _SoundFileSink(stream, rate, channels, options)

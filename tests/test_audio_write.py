@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -152,3 +153,19 @@ def test_wav_beyond_four_gigabytes_becomes_rf64(tmp_path, monkeypatch, sample_fo
     path.write_bytes(path.read_bytes()[:-3_000])
     with pytest.raises(AudioError, match="cut off"):
         read_audio(path)
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+def test_a_comment_is_in_the_tags_and_changes_no_sample(format):
+    audio = Audio(sine(440, 0.5, 16_000), 16_000)
+    plain = encode_audio(audio, EncodeOptions(format=format))
+    told = encode_audio(audio, EncodeOptions(format=format, comment="weights: CC BY-NC-SA 4.0 – ne pas vendre"))
+    with soundfile.SoundFile(io.BytesIO(told)) as file:
+        assert file.comment == f"weights: CC BY-NC-SA 4.0 {'?' if format == 'mp3' else '–'} ne pas vendre"
+    np.testing.assert_array_equal(read_audio(told).samples, read_audio(plain).samples)
+
+
+@pytest.mark.parametrize("comment", ["two\nlines", "x" * 1_001, "\0"])
+def test_a_comment_that_cannot_be_kept_is_refused(comment):
+    with pytest.raises(OutputError, match="comment has"):
+        EncodeOptions(comment=comment)

@@ -118,13 +118,16 @@ def test_number_of_frames(folder):
 
 
 def test_chunks_of_the_convolutions_are_exact(folder, monkeypatch):
-    """The group norm spans the whole sound, so chunks that normalized themselves would differ at once."""
-    encoder = load_content_encoder(folder)
+    """The group norm spans the whole sound, so chunks that normalized themselves would differ at once.
+
+    In double precision: in single, how far the rounding of other matrix sizes carries depends on the machine.
+    """
+    encoder = load_content_encoder(folder, dtype=torch.float64)
     sound = noise(3.0) * np.linspace(0.05, 1.0, 48000, dtype=np.float32) + 0.1
     whole = encoder.features(sound, "v1")
     for frames in (1, 7, 64, 148):
         monkeypatch.setattr(content, "CHUNK_FRAMES", frames)
-        torch.testing.assert_close(encoder.features(sound, "v1"), whole, rtol=0, atol=2e-5)
+        torch.testing.assert_close(encoder.features(sound, "v1"), whole, rtol=0, atol=5e-7)  # returned in single
 
 
 def test_only_the_needed_layers_run(folder):
