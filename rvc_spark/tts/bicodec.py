@@ -12,6 +12,7 @@ to know text, language models and sound files.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,21 @@ from rvc_spark.tts.bicodec_convnext import FeatureDecoder, FeatureEncoder
 from rvc_spark.tts.bicodec_mel import MelFrontEnd
 from rvc_spark.tts.bicodec_quantise import FactorizedQuantizer
 from rvc_spark.tts.bicodec_wave import WaveGenerator
-from rvc_spark.tts.bicodec_weights import give_weights, read_weights
-from rvc_spark.tts.speaker import SpeakerEncoder
+from rvc_spark.tts.bicodec_weights import FileRules, give_weights, read_weights, shapes_of
 from rvc_spark.tts.spark_checkpoint import read_settings
+from rvc_spark.tts.speaker import SpeakerEncoder
 
 MAX_PARAMETERS = 1_000_000_000  # the published codec has 156 million
 _NEXT = "Use the BiCodec folder of the published checkpoint."
+FILE_RULES = FileRules(
+    what="speech codec",
+    max_bytes=3 * 1024**3,  # the published file has 626 MB
+    # What training kept for itself, and two tables that files may hold or not and that are computed here.
+    passed_over=re.compile(
+        r"(.+\.)?num_batches_tracked|quantizer\.cluster_size|mel_transformer\.(spectrogram\.window|mel_scale\.fb)"
+    ),
+    next_step="Get the BiCodec folder of the published checkpoint again.",
+)
 _AGAIN = "Use a voice or tokens made by this model."
 
 Parts = Literal["all", "decode", "encode", "speaker"]
@@ -210,11 +220,7 @@ def codec_precision(device: str | torch.device, dtype: torch.dtype) -> tuple[tor
 def lay_out(config: BiCodecConfig) -> BiCodec:
     """A codec without storage, every part of it."""
     with torch.device("meta"):
-        codec = BiCodec(config)
-    for module in codec.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.num_batches_tracked = None  # counts training steps; with it gone no file needs to hold it
-    return codec
+        return BiCodec(config)
 
 
 def load_bicodec(
@@ -230,7 +236,8 @@ def load_bicodec(
         folder: as published.
         device: where its networks run.
         dtype: of the networks; on a CPU half precision becomes float32, `precision` says so.
-        parts: "decode" (ids to speech, 385 MB), "encode" (recording to ids), "speaker" (recording to global ids), "all".
+        parts: what is kept: "decode" (ids to speech, 385 MB), "encode" (recording to ids), "speaker" (recording to
+            global ids), or "all" of it.
 
     Raises:
         ModelFileError: a file is missing or refused; names the value or tensor and the limit.
@@ -240,14 +247,14 @@ def load_bicodec(
     config = BiCodecConfig.from_mapping(told.get("audio_tokenizer", {}))
     dtype, why = codec_precision(device, dtype)
     codec = lay_out(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}
+    expected = shapes_of(codec)
     parameters = sum(math.prod(shape) for shape in expected.values())
     if parameters > MAX_PARAMETERS:
         raise ModelFileError(f"the codec would have {parameters:,} parameters, limit {MAX_PARAMETERS:,}", _NEXT)
     for name in (*_TRAINING_ONLY, *_LEFT_OUT[parts]):
         owner, _, part = name.rpartition(".")
         delattr(codec.get_submodule(owner), part)
-    wanted = set(codec.state_dict())
-    give_weights(codec, read_weights(folder / "model.safetensors", expected, wanted), dtype, str(device))
+    weights = read_weights(folder / "model.safetensors", expected, set(shapes_of(codec)), FILE_RULES)
+    give_weights(codec, weights, dtype, device)
     codec.precision = why
     return codec

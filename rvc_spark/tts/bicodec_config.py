@@ -251,7 +251,7 @@ def _wave(part: _Fields) -> WaveSizes:
     for rate, kernel in zip(rates, kernels, strict=True):
         if kernel < rate or (kernel - rate) % 2:  # else a token would not become exactly its samples
             raise ModelFileError(
-                f"the codec's decoder has a kernel of {kernel} for the rate {rate}; it must be larger by an even number",
+                f"the codec's decoder has a kernel of {kernel} for the rate {rate}; an even number more is needed",
                 _NEXT,
             )
     return WaveSizes(part.whole("input_channel"), channels, rates, kernels)

@@ -165,7 +165,7 @@ class FeatureDecoder(nn.Module):
         first, last = first - self.vocos_backbone.reach, last + self.vocos_backbone.reach
         for sampling, backbone in reversed([(step[0], step[1]) for step in self.downsample]):
             first, last = first - backbone.reach, last + backbone.reach
-            if sampling.up > 1:  # input i reaches outputs i * up - side + (0 .. 2 * up - 1), and those it is repeated to
+            if sampling.up > 1:  # input i reaches i * up - side + (0 .. 2 * up - 1), and there lie its repetitions
                 side = sampling.up // 2 + sampling.up % 2
                 first = -(-(first + side - 2 * sampling.up + 1) // sampling.up)
                 last = (last + side) // sampling.up

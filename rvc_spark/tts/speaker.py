@@ -29,13 +29,25 @@ FEED_FORWARD = 4
 VARIANCE_FLOOR = 1e-7
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch norm of a finished training: its statistics are weights like others, and no step counter is kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_parameter(name, nn.Parameter(torch.empty(channels), requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
 class ConvReluNorm(nn.Module):
     """Convolution, ReLU, batch norm, in this order, keeping the length."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2)
-        self.bn = nn.BatchNorm1d(channels_out)
+        self.bn = FrozenBatchNorm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(F.relu(self.conv(x)))
@@ -50,7 +62,7 @@ class Res2Conv(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv1d(width, width, 3, dilation=dilation, padding=dilation) for _ in range(GROUPS - 1)
         )
-        self.bns = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(GROUPS - 1))
+        self.bns = nn.ModuleList(FrozenBatchNorm(width) for _ in range(GROUPS - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         *groups, last = x.chunk(GROUPS, dim=1)
@@ -117,7 +129,7 @@ class EcapaTdnn(nn.Module):
         self.layer2, self.layer3, self.layer4 = (Res2Block(channels, dilation) for dilation in (2, 3, 4))
         self.conv = nn.Conv1d(channels * 3, LATENT, 1)
         self.pool = StatisticsPool(LATENT, with_context)
-        self.bn = nn.BatchNorm1d(LATENT * 2)
+        self.bn = FrozenBatchNorm(LATENT * 2)
         self.linear = nn.Linear(LATENT * 2, embedding)
 
     def forward(self, mel: Tensor) -> Tensor:
