@@ -110,25 +110,15 @@ class SpokenText:
     """Iterator over the sound of a text, float32 [n] at 16 kHz; the joined pieces are the whole.
 
     voice: an enrolled one, or one made to order, whose tokens come with the first piece and are kept for the others.
-    Raises TextError, SpeechError when made; NothingSpokenError while iterating. Closing it ends all work.
+    Raises TextError, SpeechError when made; NothingSpokenError while iterating. Closing or dropping it ends all work.
     """
 
     def __init__(
         self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings
     ) -> None:
-        self._parts, self._settings = parts, settings
-        self._pieces = settings.pieces(check_words(text))
-        if isinstance(voice, SparkVoice):
-            voice.fits(parts.codec.semantic_size, parts.codec.global_size)
-            check_words(voice.transcript or "", "the transcript of the voice")
-        seed = secrets.randbits(32) if settings.seed is None else settings.seed
-        self.notes = SpeechNotes(seed, len(self._pieces), voice if isinstance(voice, SparkVoice) else None)
-        self._wanted = voice
-        self._running: dict[int, Tokens] = {}
-        if isinstance(voice, SparkVoice):
-            for piece in self._pieces[:1]:
-                self._room(self._prompt(voice, piece))
-        self._sound = self._speak()
+        speaker = _Speaker(parts, text, voice, settings)  # not kept: its running generator must not be kept by itself
+        self.notes = speaker.notes
+        self._sound = speaker.sound()
 
     def __iter__(self) -> SpokenText:
         return self
@@ -139,15 +129,26 @@ class SpokenText:
     def close(self) -> None:
         """End all work; tokens that were being made are not made any more."""
         self._sound.close()
-        for tokens in self._running.values():
-            tokens.close()
-        self._running.clear()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_sound"):  # not if making it was refused
-            self.close()
 
-    def _speak(self) -> Iterator[np.ndarray]:
+class _Speaker:
+    """The pieces of one text and the calls that are under way for them."""
+
+    def __init__(
+        self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings
+    ) -> None:
+        self._parts, self._settings, self._wanted = parts, settings, voice
+        self._pieces = settings.pieces(check_words(text))
+        seed = secrets.randbits(32) if settings.seed is None else settings.seed
+        self.notes = SpeechNotes(seed, len(self._pieces))
+        self._running: dict[int, Tokens] = {}
+        if isinstance(voice, SparkVoice):
+            self.notes.voice = voice.fits(parts.codec.semantic_size, parts.codec.global_size)
+            check_words(voice.transcript or "", "the transcript of the voice")
+            self._room(self._prompt(voice, self._pieces[0]))
+
+    def sound(self) -> Iterator[np.ndarray]:
+        """See `SpokenText`."""
         try:
             voice = self._wanted
             if isinstance(voice, ControlVoice):
@@ -179,7 +180,8 @@ class SpokenText:
                 tokens.close()
                 self._running.pop(number, None)
             problem = heard.problem(tokens)
-            if not problem or heard.delivered:
+            wanted = bool(heard.semantic) and tokens.finish == "length" and self._settings.max_tokens is not None
+            if not problem or heard.delivered or wanted:
                 if problem:
                     self.notes.warnings.append(f"piece {number + 1} {problem} and was ended there")
                 self._look_ahead(number, voice)

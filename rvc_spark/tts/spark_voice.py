@@ -132,6 +132,8 @@ def _decoded(content: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
     if length > len(content) - 8:
         raise ValueError("its header is longer than the file")
     header = json.loads(content[8 : 8 + length].decode("utf-8"))
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+        raise ValueError("its header is not a mapping")
     data = content[8 + length :]
     notes = {key: value for key, value in header.pop("__metadata__", {}).items() if isinstance(value, str)}
     tensors = {}
