@@ -30,7 +30,8 @@ class FactorizedQuantizer(nn.Module):
         wide, narrow = sizes.input_dim, sizes.codebook_dim
         self.in_project = nn.Conv1d(wide, narrow, 1) if projected else nn.Identity()
         self.out_project = nn.Conv1d(narrow, wide, 1) if projected else nn.Identity()
-        self.codebook = nn.Embedding(sizes.codebook_size, narrow)
+        # Given an empty weight it draws none, which without storage would make torch import its compiler: 3 s.
+        self.codebook = nn.Embedding(sizes.codebook_size, narrow, _weight=torch.empty(sizes.codebook_size, narrow))
 
     def distances(self, z: Tensor) -> Tensor:
         """Squared distances float32 [B, T, codes] between directions, for z [B, D, T]."""
