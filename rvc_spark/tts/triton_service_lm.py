@@ -165,13 +165,14 @@ class LanguageModelService:
         self._generator.close()
 
 
-def answers(stream: Iterator[int], streaming: bool) -> Iterator[list[int]]:
-    """Ids in the pieces they are answered in: one by one, or all at the end (then also when there are none)."""
-    if streaming:
-        for number in stream:
-            yield [number]
-    else:
+def answers(stream: TokenStream, streaming: bool) -> Iterator[list[int]]:
+    """Ids in the pieces they are answered in: as they come, several where the server was slower than the model, or all
+    at the end (then also when there are none)."""
+    if not streaming:
         yield list(stream)
+        return
+    while ids := stream.next_batch():
+        yield ids
 
 
 def output_arrays(ids: list[int]) -> dict[str, np.ndarray]:
