@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -108,15 +108,16 @@ class EmbeddedServer:
 
 def launch(
     repository: Path, runtime: Runtime, *, ports: Ports | None = None, models: Sequence[str] = ALL_MODELS,
-    timeout: float = 60.0, on_progress: OnProgress = None,
+    timeout: float = 60.0, on_progress: OnProgress = None, give_up: threading.Event | None = None,
 ) -> EmbeddedServer:  # fmt: skip
     """Start a server on a model repository and return when it and its models are ready.
 
-    models: which to load; ("*",) is every one of the repository. ports: None or 0 are free ones.
+    models: which to load; ("*",) is every one of the repository. ports: None or 0: free ones. give_up: ends the start
+    when another thread sets it.
     Raises TritonBootError with the model's own words when one does not load, when the process dies, when a port is in
     use or when `timeout` seconds passed; nothing is left running then.
     """
-    wanted = ports or Ports()
+    wanted, given_up = ports or Ports(), give_up or threading.Event()
     if not any(repository.glob("*/config.pbtxt")):
         raise TritonBootError(
             f"{repository} holds no model: no folder with a config.pbtxt", "Name the folder of a model repository."
@@ -125,7 +126,9 @@ def launch(
     for attempt in range(PORT_TRIES):
         server = _start(repository, runtime, settle_ports(wanted), models)
         try:
-            _wait(server, models, timeout, on_progress)
+            for _ in _waiting(server, models, timeout, on_progress):
+                if given_up.wait(POLL):
+                    raise TritonBootError("the start of the Triton server was given up", "Start it again.")
             return server
         except _PortTaken:
             server.stop(grace=1.0)
@@ -195,8 +198,11 @@ def _new_log(folder: Path, ports: Ports) -> Path:
     return log
 
 
-def _wait(server: EmbeddedServer, models: Sequence[str], timeout: float, on_progress: OnProgress) -> None:
-    """Follow the log until the server and its models are ready. Raises TritonBootError as soon as that cannot come."""
+def _waiting(
+    server: EmbeddedServer, models: Sequence[str], timeout: float, on_progress: OnProgress
+) -> Iterator[None]:
+    """One step per look at the log, until the server and its models are ready. Raises TritonBootError as soon as that
+    cannot come any more."""
     log = BootLog(LogReader(server.log_path))
     folders = {path.parent.name for path in server.repository.glob("*/config.pbtxt")}
     expected = folders if tuple(models) == ALL_MODELS else set(models)
@@ -223,7 +229,7 @@ def _wait(server: EmbeddedServer, models: Sequence[str], timeout: float, on_prog
                 f"the Triton server was not ready after {timeout:g} s; waiting for {', '.join(missing) or 'it'}",
                 "Give it more time, or see what it does with rvc-spark triton logs.",
             )
-        time.sleep(POLL)
+        yield
 
 
 def _death(server: EmbeddedServer, log: BootLog) -> TritonBootError:
