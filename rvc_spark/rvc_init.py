@@ -10,20 +10,21 @@ Everything can also be done with a `VC` of one's own; these functions only save 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rvc_spark.audio import Audio, EncodeOptions
+from rvc_spark.audio import Audio, EncodeOptions, write_audio
 from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.rvc_modules import VC, Conversion, LoadedVoice, SoundSource
-from rvc_spark.tts.espeak import EspeakEngine, EspeakSettings
+from rvc_spark.tts.choose import Speakers
+from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult
 
 SENTENCE_PAUSE = 0.25  # seconds of silence between spoken sentences
 SOUND_SUFFIXES = frozenset(
@@ -33,6 +34,18 @@ DEFAULT_VOICE = "demo"
 DEFAULT_SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody was surprised."
 
 _shared: VC | None = None
+_speakers: Speakers | None = None  # of the shared VC's configuration
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A spoken text before any conversion: the sound, where it was written, and which engine spoke."""
+
+    text: str
+    audio: Audio
+    path: Path | None
+    engine: Choice
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,16 +85,26 @@ class BatchItem:
 
 def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
     """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`."""
-    global _shared
+    global _shared, _speakers
     if config is not None and values:
         raise ConfigError(f"both a config and {', '.join(values)} are given", "Give one or the other.")
     _shared = VC(config or RVCConfig(**values))
+    if _speakers is not None:
+        _speakers.close()
+    _speakers = Speakers(_shared.config)
     return _shared
 
 
 def get_vc() -> VC:
     """The shared VC, made on first use."""
     return _shared if _shared is not None else init_rvc()
+
+
+def get_speakers() -> Speakers:
+    """The speech engines beside the shared VC: `get_speakers().survey()` tells which can be used."""
+    get_vc()
+    assert _speakers is not None
+    return _speakers
 
 
 def load_model(voice: str | Path = DEFAULT_VOICE, *, index: str | Path | None = "auto") -> LoadedVoice:
@@ -108,21 +131,80 @@ def convert_audio(
     return _ready().convert(source, output=output, options=options, on_progress=on_progress, **settings)
 
 
+def enroll(
+    samples: Sequence[str | Path | Audio], *, engine: str | None = None, transcript: str | None = None
+) -> EmbeddingResult:
+    """Learn a speaker from recordings; the path of the result is a `reference` for `speak`.
+
+    engine: "triton", "spark", "espeak" or "auto". transcript: what the one recording says, for Spark-TTS.
+    Failures are in the result; raises ConfigError and what a missing engine raises.
+    """
+    chosen, _ = get_speakers().engine(engine)
+    told = {} if transcript is None else {"transcript": transcript}
+    if told and chosen.name == "espeak":
+        raise ConfigError("the embedded engine cannot use a transcript", "Leave it out, or take engine='spark'.")
+    return chosen.enroll([item if isinstance(item, Audio) else Path(item) for item in samples], **told)
+
+
+def stream_speech(
+    text: str,
+    *,
+    engine: str | None = None,
+    reference: str | Path | Audio | None = None,
+    transcript: str | None = None,
+    tts: dict[str, Any] | None = None,
+) -> tuple[Iterator[Audio], Choice]:
+    """The text as it is being spoken, unconverted: pieces that joined are the whole, and which engine speaks and why.
+
+    Arguments as `speak`. Closing the iterator ends the work, on a server too.
+    """
+    speakers = get_speakers()
+    chosen, why = speakers.engine(engine, tts)
+    return chosen.stream(speakers.speaker_file(chosen, reference, transcript), text), why
+
+
+def say(
+    text: str,
+    output: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    reference: str | Path | Audio | None = None,
+    transcript: str | None = None,
+    tts: dict[str, Any] | None = None,
+    options: EncodeOptions | None = None,
+) -> Spoken:
+    """Speak a text without converting it: the engine's own voice, or with Spark-TTS the voice of the reference.
+
+    Arguments as `speak`. Raises TextError, SpeechError, OutputError.
+    """
+    speakers = get_speakers()
+    chosen, why = speakers.engine(engine, tts)
+    audio = _spoken(chosen, speakers.speaker_file(chosen, reference, transcript), text)
+    path = None if output is None else write_audio(output, audio, options=licensed(options, chosen.licence))
+    return Spoken(text, audio, path, why, chosen.licence)
+
+
 def speak(
     text: str,
     output: str | Path | None = None,
     *,
+    engine: str | None = None,
+    reference: str | Path | Audio | None = None,
+    transcript: str | None = None,
     tts: dict[str, Any] | None = None,
     options: EncodeOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Speech:
-    """Speak a text with the embedded engine and convert it into the loaded voice.
+    """Speak a text and convert it into the loaded voice.
 
     Args:
-        tts: fields of EspeakSettings: voice, speed (words per minute), pitch.
+        engine: "triton", "spark", "espeak" or "auto"; None takes the configuration's. See `Speakers.choose`.
+        reference: a recording whose voice the engine takes, or a file of `enroll`.
+        transcript: what the recording says, for Spark-TTS.
+        tts: settings of the engine: fields of EspeakSettings, SparkSettings or TritonSettings.
         settings: fields of ConversionSettings. `auto_key` is "voice" unless a key or auto_key is given, because the
-            embedded speaker is much lower than most voices.
+            speaker is mostly lower or higher than the voice.
 
     Raises TextError, SpeechError and whatever `VC.convert` raises.
     """
@@ -132,16 +214,26 @@ def speak(
     if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
         settings["auto_key"] = "voice"
     ConversionSettings().changed(**settings)  # refuse a bad setting before anything is spoken
-    engine = EspeakEngine(EspeakSettings(**(tts or {})))
-    source = join_sentences([_spoken(engine, sentence) for sentence in sentences])
+    speakers = get_speakers()
+    chosen, why = speakers.engine(engine, tts)
+    source = _spoken(chosen, speakers.speaker_file(chosen, reference, transcript), text)
+    options = licensed(options, chosen.licence)
     conversion = vc.convert(source, output=output, options=options, on_progress=on_progress, **settings)
-    conversion.engines = {"tts": engine.choice, **conversion.engines}
+    conversion.engines = {"tts": why, **conversion.engines}
     return Speech(text, sentences, source, conversion)
 
 
-def _spoken(engine: EspeakEngine, sentence: str) -> Audio:
-    blocks = list(engine.stream(None, sentence))
-    return Audio(np.concatenate([block.samples for block in blocks]), blocks[0].rate)
+def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
+    """Options that keep the licence of an engine's weights in the tags of the file."""
+    options = options or EncodeOptions()
+    return options if options.comment or not licence else replace(options, comment=licence)
+
+
+def _spoken(engine: BaseTTSEngine, speaker: Path | None, text: str) -> Audio:
+    """The whole text. The embedded engine speaks sentence by sentence; the others cut long texts themselves."""
+    if engine.name != "espeak":
+        return engine.speak(speaker, text)
+    return join_sentences([engine.speak(speaker, sentence) for sentence in split_text_and_validate(text)])
 
 
 def join_sentences(spoken: Sequence[Audio]) -> Audio:

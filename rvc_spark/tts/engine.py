@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rvc_spark.audio import Audio, open_writer
+from rvc_spark.audio import Audio, EncodeOptions, open_writer
 from rvc_spark.errors import OutputError, RvcSparkError, SpeechError, TextError
 from rvc_spark.rvc_config import Choice
 
@@ -55,9 +55,13 @@ class EmbeddingResult:
 
 
 class BaseTTSEngine(ABC):
-    """A speech engine. `folder` is where its files go; it is made when the first one is written."""
+    """A speech engine. `folder` is where its files go; it is made when the first one is written.
+
+    licence: what the engine's weights ask of those who use its sound; written into the tags of its files.
+    """
 
     name: ClassVar[str]
+    licence: ClassVar[str] = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,7 +103,7 @@ class BaseTTSEngine(ABC):
             target = output or self._own_path(embedding_path, text)
             first = self._first(pieces)
             count = first.frames
-            with open_writer(target, first.rate, 1) as writer:
+            with open_writer(target, first.rate, 1, options=EncodeOptions(comment=self.licence)) as writer:
                 writer.write(np.atleast_2d(first.samples))
                 for piece in pieces:
                     writer.write(np.atleast_2d(piece.samples))
