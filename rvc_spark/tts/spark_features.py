@@ -47,13 +47,14 @@ class FeatureExtractor:
 
     Attributes:
         width: numbers per frame (1024).
+        network: what computes them.
         precision: the type it runs in, and why.
     """
 
     def __init__(self, network: Wav2Vec2, width: int, precision: str) -> None:
         self.width = width
         self.precision = precision
-        self._network = network
+        self.network = network
         weight = next(network.parameters())
         self.device, self._dtype = weight.device, weight.dtype
 
@@ -83,7 +84,7 @@ class FeatureExtractor:
         wave = (wave - wave.mean()) / np.sqrt(wave.var() + VARIANCE_FLOOR)
         samples = torch.from_numpy(wave.astype(np.float32)).to(self.device, self._dtype)
         total: Tensor | float = 0.0
-        for number, state in enumerate(self._network.states(samples[None])):
+        for number, state in enumerate(self.network.states(samples[None])):
             if number in LAYERS:
                 total = total + state[0].float()
         return total / len(LAYERS)
