@@ -39,7 +39,7 @@ class ContainerPlan:
     ports: Ports
     checkpoint: Path
     work: Path
-    compose_file: Path = COMPOSE_FILE
+    compose_file: Path
 
     @property
     def name(self) -> str:
@@ -73,11 +73,11 @@ class ContainerPlan:
             self.image,
         ]  # fmt: skip
 
-    def down(self) -> list[list[str]]:
+    def down(self, grace: int = STOP_SECONDS) -> list[list[str]]:
         """End the container and forget it; harmless when there is none."""
         if self.composed:
-            return [[*self._compose(), "down", "--timeout", str(STOP_SECONDS)]]
-        stop = [self.engine.program, "stop", "--time", str(STOP_SECONDS), self.name]
+            return [[*self._compose(), "down", "--timeout", str(grace)]]
+        stop = [self.engine.program, "stop", "--time", str(grace), self.name]
         return [stop, [self.engine.program, "rm", "--force", self.name]]
 
     def container(self) -> list[str]:
@@ -132,17 +132,24 @@ class DockerServer:
                 stderr=log, env=subprocess_environment(), start_new_session=True,
             )  # fmt: skip
 
-    def stop(self) -> None:
-        """End the container. Raises TritonBootError when the engine does not obey; then it still runs."""
-        take_down(self.plan)
+    def stop(self, grace: float = STOP_SECONDS) -> None:
+        """End the container, which has `grace` seconds before it is killed.
+
+        Raises TritonBootError when the engine does not obey; then it still runs.
+        """
+        take_down(self.plan, grace)
+        self.stop_following()
+
+    def stop_following(self) -> None:
+        """End the program that writes the log."""
         if self._follower is not None:
             self._follower.terminate()
             self._follower.wait()
 
 
-def take_down(plan: ContainerPlan) -> None:
+def take_down(plan: ContainerPlan, grace: float = STOP_SECONDS) -> None:
     """Run the commands that end a container. Raises TritonBootError with the engine's words."""
-    for command in plan.down():
+    for command in plan.down(round(grace)):
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
             env=subprocess_environment(**plan.variables()),
@@ -172,7 +179,7 @@ def prepare_docker(
                 "Bring it with `docker load`, or unset RVC_SPARK_OFFLINE.",
             )
         pull_image(engine, name, on_progress)
-    return ContainerPlan(engine, name, ports, config.spark_dir, config.triton_dir / "container")
+    return ContainerPlan(engine, name, ports, config.spark_dir, config.triton_dir / "container", COMPOSE_FILE)
 
 
 def launch_docker(
@@ -198,6 +205,7 @@ def launch_docker(
         _wait(server, models, timeout, on_progress)
         return server
     except BaseException:
+        server.stop_following()
         take_down_quietly(plan)
         raise
 

@@ -81,6 +81,14 @@ class EmbeddedServer:
         """Whether the process runs; says nothing of its models."""
         return self.exit_code is None
 
+    def ended(self, within: float) -> bool:
+        """Whether the process has ended, or does so within some seconds."""
+        try:
+            self._guard.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def stop(self, grace: float = GRACE) -> int:
         """End the server and all its model processes and return its exit code; harmless when it has ended already.
 
@@ -131,11 +139,11 @@ def launch(
                     raise TritonBootError("the start of the Triton server was given up", "Start it again.")
             return server
         except _PortTaken:
-            server.stop(grace=1.0)
+            server.stop(grace=0.0)
             if not chosen_here or attempt + 1 == PORT_TRIES:
                 raise
         except BaseException:
-            server.stop(grace=1.0)
+            server.stop(grace=0.0)
             raise
     raise AssertionError("unreachable")
 

@@ -23,7 +23,7 @@ from typing import Literal, Self
 from rvc_spark.errors import TritonBootError
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.tts.triton_docker import ContainerPlan, DockerServer, launch_docker, prepare_docker
-from rvc_spark.tts.triton_embedded import EmbeddedServer, launch
+from rvc_spark.tts.triton_embedded import GRACE, EmbeddedServer, launch
 from rvc_spark.tts.triton_find import FoundServer, find_running, is_local
 from rvc_spark.tts.triton_http import ServerApi
 from rvc_spark.tts.triton_log import BootProgress, OnProgress, report
@@ -125,14 +125,14 @@ class TritonHandle:
         """The log of a server started here."""
         return self._server.log_path if self._server is not None else None
 
-    def stop(self) -> None:
-        """End the server if it was started here. Harmless when called again."""
+    def stop(self, grace: float = GRACE) -> None:
+        """End the server if it was started here; streams in flight have `grace` seconds. Harmless when called again."""
         if os.getpid() != self._owner:
             return
         with self._stopping:
             server, self._server = self._server, None
             if server is not None:
-                server.stop()
+                server.stop(grace)
                 atexit.unregister(self.stop)
                 if self._note is not None:
                     self._note.forget()
@@ -212,6 +212,8 @@ def _started(
     """Docker, else embedded."""
     reasons = [none_running]
     settled = settle_ports(ports)
+    if options.kind == "auto" and options.repository is not None:
+        reasons.append("Docker's image serves its own models only")
     if options.kind == "docker" or (options.kind == "auto" and options.repository is None):
         try:
             fetch = options.kind == "docker"
@@ -288,7 +290,7 @@ def _handle(
             server.start(note.write)
         return TritonHandle(choice, LOOPBACK, ports, options.models, signature, server, note)
     except BaseException:
-        server.stop()
+        server.stop(grace=0.0)
         raise
 
 

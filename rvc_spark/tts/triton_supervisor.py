@@ -24,12 +24,13 @@ from rvc_spark.errors import (
     TritonTimeoutError,
     TritonUnreachableError,
 )
-from rvc_spark.tts.triton_embedded import EmbeddedServer
+from rvc_spark.tts.triton_embedded import GRACE, EmbeddedServer
 from rvc_spark.tts.triton_http import ServerApi
 
 STUB = "triton_python_backend_stub"
 UNHEALTHY = "is not healthy"  # the server's words for a model process that is gone
 EVENTS_KEPT = 200
+DYING_SECONDS = 2.0  # a server that was killed refuses connections a moment before its end is known
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="triton-supervisor", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Watch no longer and end the server. Harmless when called again."""
+    def stop(self, grace: float = GRACE) -> None:
+        """Watch no longer and end the server, as `EmbeddedServer.stop`. Harmless when called again."""
         self._ending.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        self.server.stop()
+        self.server.stop(grace)
 
     def look(self) -> None:
         """One round: mend what died since the last one."""
@@ -129,8 +130,10 @@ class Supervisor:
         try:
             models = python_models(self.server.api)
         except TritonError as error:
-            if self.server.alive:  # else the next round sees it
+            if not self.server.ended(DYING_SECONDS):
                 self._tell("silent", "server", error.problem)
+                return
+            self._restart(f"the server ended with status {self.server.exit_code}")
             return
         running = stubs_of(self.server)
         for model, reason in self._unloaded.copy().items():

@@ -1,0 +1,527 @@
+"""A real tritonserver, started, watched, killed and ended. Its models are trivial: numpy is all they need."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from trivial_triton import BROKEN, COUNT, write_model
+
+from rvc_spark.errors import TritonBootError, TritonModelError, TritonRequestError, TritonUnreachableError
+from rvc_spark.rvc_config import RVCConfig
+from rvc_spark.tts.triton_embedded import EmbeddedServer, launch
+from rvc_spark.tts.triton_http import ServerApi
+from rvc_spark.tts.triton_log import BootLog, LogReader
+from rvc_spark.tts.triton_platform import check_platform, choose_interpreter
+from rvc_spark.tts.triton_ports import Ports, holder_of
+from rvc_spark.tts.triton_runtime import Runtime, ensure_runtime
+from rvc_spark.tts.triton_server import BootOptions, TritonHandle, boot_triton
+from rvc_spark.tts.triton_state import process_start, read_state, remove_state, write_state
+from rvc_spark.tts.triton_supervisor import Supervisor, SupervisorSettings, stubs_of
+
+PATIENCE = 30.0  # seconds; bounds that mean "does not hang"
+ONE = [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]
+
+INSIDE = '''
+import sys
+import numpy as np
+import rvc_spark
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        told = [int(np.__version__.split(".")[0]), sys.version_info[0], sys.version_info[1], sys.flags.isolated]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([told], np.float32))]) for _ in requests]
+'''
+
+SLEEPER = '''
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(60)
+
+    def execute(self, requests):
+        return []
+'''
+
+SUICIDE = '''
+import os, signal
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        os.kill(os.getppid(), signal.SIGKILL)
+
+    def execute(self, requests):
+        return []
+'''
+
+REFUSER = '''
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        raise ValueError("INVALID_TEXT: nothing to say")
+'''
+
+
+def until(what: Callable[[], object], seconds: float = PATIENCE) -> object:
+    """Wait until something is true; fails when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def gone(pid: int) -> bool:
+    return process_start(pid) == 0
+
+
+def stub_pids(server_pid: int) -> list[int]:
+    """The model processes of a server."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server_pid)], capture_output=True, text=True).stdout
+    return [int(word) for word in found.split()]
+
+
+def leftovers() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("rvc_spark_*")}
+
+
+@pytest.fixture(scope="session")
+def shared_runtime() -> Runtime:
+    """The project's own runtime, made if it is missing; where the platform cannot have one, nothing here can run."""
+    try:
+        check_platform()
+        choose_interpreter()
+    except TritonBootError as error:
+        pytest.skip(error.problem)
+    return ensure_runtime(RVCConfig().triton_dir)
+
+
+@pytest.fixture
+def config(shared_runtime, tmp_path) -> RVCConfig:
+    """A configuration of its own that uses the shared runtime, on ports nobody else has."""
+    home = tmp_path / "home" / "assets" / "triton"
+    home.mkdir(parents=True)
+    (home / "runtime").symlink_to(shared_runtime.folder)
+    grpc = three_free_ports()
+    return RVCConfig(root=tmp_path / "home", triton_host="localhost", triton_port=grpc)
+
+
+def three_free_ports() -> int:
+    """The middle one of three neighbours that are free."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as middle:
+            port = middle.getsockname()[1]
+            try:
+                for neighbour in (port - 1, port + 1):
+                    socket.create_server(("127.0.0.1", neighbour)).close()
+            except OSError:
+                continue
+            return port
+
+
+@pytest.fixture
+def runtime(config) -> Runtime:
+    """The shared runtime under this test's own folder, so that its logs are its own."""
+    return ensure_runtime(config.triton_dir)
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """One model that doubles, one that counts."""
+    folder = write_model(tmp_path / "models")
+    return write_model(folder, "count", COUNT, decoupled=True)
+
+
+@pytest.fixture
+def server(runtime, repository) -> Iterator[EmbeddedServer]:
+    """Running on free ports; killed at the end, because a patient end takes the server three seconds."""
+    started = launch(repository, runtime)
+    yield started
+    started.stop(grace=0)
+
+
+def doubles(api: ServerApi) -> bool:
+    return api.infer("double", ONE)["outputs"][0]["data"] == [2.0, 4.0]
+
+
+# --- the server as a child process
+
+
+def test_serves_whole_and_in_pieces_and_ends_without_a_trace(runtime, repository) -> None:
+    steps = []
+    before = leftovers()
+    server = launch(repository, runtime, on_progress=steps.append)
+    assert doubles(server.api)
+    assert [event["y"] for event in server.api.stream("count", {"x": 3})] == [0.0, 1.0, 2.0]
+    assert [step.message for step in steps][0].startswith("starting the Triton server")
+    assert any("is loaded" in step.message for step in steps) and steps[-1].fraction == 1.0
+    assert [step.fraction for step in steps] == sorted(step.fraction for step in steps)
+    assert leftovers() - before, "the test would not notice what is left in shared memory"
+    processes = [server.pid, server.guard_pid, *stub_pids(server.pid)]
+    assert len(processes) == 4
+    assert server.stop() == 0 and not server.alive
+    assert server.stop() == 0
+    assert all(gone(pid) for pid in processes) and leftovers() <= before
+    assert holder_of(server.grpc_port) is None and not server.api.live()
+    assert "successfully loaded 'double'" in server.log_path.read_text()
+
+
+def test_only_the_loopback_listens(server) -> None:
+    rows = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    ports = {server.ports.grpc, server.ports.http, server.ports.metrics}
+    places = [row.split()[1].split(":") for row in rows if row.split()[3] == "0A"]
+    mine = [place for place, port in places if int(port, 16) in ports]
+    assert len(mine) >= 3 and set(mine) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def test_models_see_numpy_1_this_python_and_this_package(runtime, tmp_path) -> None:
+    server = launch(write_model(tmp_path / "inside", "inside", INSIDE), runtime)
+    try:
+        told = server.api.infer("inside", ONE)["outputs"][0]["data"]
+    finally:
+        server.stop(grace=0)
+    assert told == [1.0, *sys.version_info[:2], 1.0]
+
+
+def test_a_model_that_does_not_load_speaks_for_itself(runtime, repository) -> None:
+    write_model(repository, "broken", BROKEN)
+    before = leftovers()
+    said = "broken does not load: ValueError: the weights are made of cheese"
+    with pytest.raises(TritonBootError, match=said) as caught:
+        launch(repository, runtime)
+    assert "/" not in caught.value.problem.replace("http://", "")
+    assert leftovers() <= before
+    assert not subprocess.run(["pgrep", "-f", str(repository)], capture_output=True).stdout
+
+
+def test_only_the_models_asked_for_are_loaded(runtime, repository) -> None:
+    write_model(repository, "broken", BROKEN)
+    server = launch(repository, runtime, models=("double",))
+    try:
+        assert doubles(server.api) and not server.api.model_ready("count")
+    finally:
+        server.stop(grace=0)
+
+
+def test_a_server_that_dies_or_sleeps_while_loading(runtime, tmp_path) -> None:
+    with pytest.raises(TritonBootError, match="ended with status 137 before it was ready"):
+        launch(write_model(tmp_path / "a", "suicide", SUICIDE), runtime)
+    with pytest.raises(TritonBootError, match="not ready after 1 s; waiting for sleeper"):
+        launch(write_model(tmp_path / "b", "sleeper", SLEEPER), runtime, timeout=1)
+    with pytest.raises(TritonBootError, match="holds no model"):
+        launch(tmp_path / "nothing", runtime)
+    assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout
+
+
+def test_a_start_can_be_given_up(runtime, tmp_path) -> None:
+    give_up = threading.Event()
+    threading.Timer(0.5, give_up.set).start()
+    began = time.monotonic()
+    with pytest.raises(TritonBootError, match="given up"):
+        launch(write_model(tmp_path / "b", "sleeper", SLEEPER), runtime, give_up=give_up)
+    assert time.monotonic() - began < 20
+
+
+def test_a_port_in_use_is_named_with_its_holder(runtime, repository) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TritonBootError, match=f"port {port} cannot be used: process {os.getpid()} "):
+            launch(repository, runtime, ports=Ports(grpc=port))
+    with pytest.raises(TritonBootError, match="its own"):
+        launch(repository, runtime, ports=Ports(grpc=5000, http=5000))
+    with pytest.raises(TritonBootError, match="1 to 65535"):
+        launch(repository, runtime, ports=Ports(grpc=70_000))
+
+
+def test_the_thread_that_started_it_may_end(runtime, repository) -> None:
+    """The kernel's signal on parent death would fire here: it goes by thread."""
+    made: list[EmbeddedServer] = []
+    thread = threading.Thread(target=lambda: made.append(launch(repository, runtime)))
+    thread.start()
+    thread.join()
+    try:
+        time.sleep(0.5)
+        assert doubles(made[0].api)
+    finally:
+        made[0].stop(grace=0)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from rvc_spark.tts.triton_embedded import launch
+from rvc_spark.tts.triton_runtime import ensure_runtime
+server = launch(Path(sys.argv[1]), ensure_runtime(Path(sys.argv[2])))
+print(server.pid, server.guard_pid, flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    "victim, then",
+    [("owner", "time.sleep(600)"), ("guard", "time.sleep(600)"), ("nobody", "")],
+)
+def test_it_never_outlives_its_owner_or_guard(config, repository, victim, then) -> None:
+    before = leftovers()
+    words = [sys.executable, "-c", OWNER.format(then=then), str(repository), str(config.triton_dir)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as owner:
+        server, guard = (int(word) for word in owner.stdout.readline().split())
+        pids = [server, guard, *stub_pids(server)]
+        if victim != "nobody":
+            os.kill(owner.pid if victim == "owner" else guard, signal.SIGKILL)
+        until(lambda: all(gone(pid) for pid in pids))
+        owner.kill()
+    if victim != "guard":  # a killed guard cannot sweep; the model processes did it themselves
+        assert leftovers() <= before
+
+
+# --- the supervisor
+
+
+@pytest.fixture
+def supervisor(server, runtime, repository) -> Iterator[Supervisor]:
+    """Not started: the tests do its rounds."""
+    made = Supervisor(
+        server, lambda give_up: launch(repository, runtime, ports=server.ports, give_up=give_up),
+        SupervisorSettings(restarts=2),
+    )  # fmt: skip
+    yield made
+    made.server.stop(grace=0)
+
+
+@pytest.mark.parametrize("model", ["double", "count"])
+def test_a_model_whose_process_died_is_loaded_again(supervisor, model) -> None:
+    api = supervisor.server.api
+    supervisor.look()
+    assert supervisor.events == ()
+    for pid in stub_pids(supervisor.server.pid):
+        if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not stubs_of(supervisor.server)[model])
+    assert api.ready() and api.model_ready(model), "the server notices by itself now; the supervisor may rest"
+    supervisor.look()
+    assert [(event.kind, event.what) for event in supervisor.events] == [("reloaded", model)]
+    assert doubles(api) and len(api.stream("count", {"x": 2})) == 2
+    supervisor.look()
+    assert len(supervisor.events) == 1
+
+
+def test_one_of_several_instances_is_missed(runtime, tmp_path) -> None:
+    folder = write_model(tmp_path / "many", instances=3)
+    server = launch(folder, runtime)
+    watch = Supervisor(server, lambda give_up: server)
+    try:
+        os.kill(stub_pids(server.pid)[1], signal.SIGKILL)
+        until(lambda: stubs_of(server)["double"] == 2)
+        watch.look()
+        assert watch.events[0].kind == "reloaded" and stubs_of(server)["double"] == 3
+    finally:
+        server.stop(grace=0)
+
+
+def test_a_model_that_refuses_the_probe_lives(runtime, tmp_path) -> None:
+    server = launch(write_model(tmp_path / "no", "refuser", REFUSER), runtime)
+    watch = Supervisor(server, lambda give_up: server)
+    try:
+        watch.look()
+        assert watch.events == ()
+        with pytest.raises(TritonModelError, match="INVALID_TEXT: nothing to say"):
+            server.api.infer("refuser", ONE)
+    finally:
+        server.stop(grace=0)
+
+
+def test_a_model_that_cannot_come_back_is_tried_and_given_up(supervisor, repository) -> None:
+    write_model(repository, "double", BROKEN)
+    for pid in stub_pids(supervisor.server.pid):
+        if "/double/" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not stubs_of(supervisor.server)["double"])
+    for _ in range(4):
+        supervisor.look()
+    assert [event.kind for event in supervisor.events] == ["silent", "silent", "gave up"]
+    assert "made of cheese" in supervisor.events[0].message
+    assert len(supervisor.server.api.stream("count", {"x": 2})) == 2
+
+
+def test_a_dead_server_is_started_again_on_its_ports_until_it_is_given_up(supervisor) -> None:
+    ports = supervisor.server.ports
+    for kind in ("restarted", "restarted", "gave up"):
+        os.kill(supervisor.pid, signal.SIGKILL)
+        until(lambda: not supervisor.alive)
+        supervisor.look()
+        assert supervisor.events[-1].kind == kind and supervisor.server.ports == ports
+        if kind == "restarted":
+            assert doubles(supervisor.server.api)
+    supervisor.look()
+    assert len(supervisor.events) == 3 and supervisor.over
+
+
+# --- the door
+
+
+def options(repository: Path, **changes) -> BootOptions:
+    chosen = {"kind": "embedded", "repository": repository, "models": ("double",), **changes}
+    return BootOptions(**chosen, supervisor=SupervisorSettings(interval=0.1))
+
+
+def test_boot_and_find_it_again(config, repository) -> None:
+    steps = []
+    first = boot_triton(config, options(repository, kind="auto"), on_progress=steps.append)
+    try:
+        assert first.kind.value == "embedded" and first.owned and first.alive
+        assert f"no server at localhost:{config.triton_port}" in first.why
+        assert first.address == f"127.0.0.1:{config.triton_port}"
+        assert [step.fraction for step in steps] == sorted(step.fraction for step in steps)
+        second = boot_triton(config, options(repository, kind="auto"))
+        assert second.kind.value == "running" and not second.owned
+        assert f"started from here by process {os.getpid()}" in second.why
+        second.stop()
+        assert first.alive and doubles(ServerApi("127.0.0.1", first.ports.http))
+        assert boot_triton(config, options(repository)).kind.value == "running"
+        with pytest.raises(TritonModelError, match="no model spark_tts that is ready"):
+            boot_triton(config)
+        with pytest.raises(TritonBootError, match="so no docker server can be started on port"):
+            boot_triton(config, BootOptions(kind="docker", models=("double",)))
+        state = read_state(config.triton_dir, config.triton_port)
+        assert state.owned and state.server_pid == first.pid and state.kind == "embedded" and not state.dedicated
+        os.kill(first.pid, signal.SIGKILL)
+        until(lambda: first.events)
+        assert first.events[0].kind == "restarted" and first.alive
+        assert read_state(config.triton_dir, config.triton_port).server_pid == first.pid
+    finally:
+        first.stop(grace=0)
+    assert read_state(config.triton_dir, config.triton_port) is None
+    assert not first.alive and first.over
+    first.stop()
+    with pytest.raises(TritonBootError, match="no server at localhost"):
+        boot_triton(config, BootOptions(kind="running"))
+
+
+def test_two_boots_at_once_make_one_server(config, repository) -> None:
+    made: list[TritonHandle] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(boot_triton(config, options(repository)))) for _ in range(3)
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    try:
+        assert sorted(handle.kind.value for handle in made) == ["embedded", "running", "running"]
+    finally:
+        for handle in made:
+            if handle.owned:
+                handle.stop(grace=0)
+
+
+def test_a_state_file_of_a_dead_owner_means_nothing(config, repository) -> None:
+    with boot_triton(config, options(repository)) as handle:
+        state = read_state(config.triton_dir, config.triton_port)
+        os.kill(handle.pid, 0)
+    for stale in ({"pid": 2**22 + 1}, {"began": state.began - 1}):
+        write_state(config.triton_dir, config.triton_port, type(state)(**{**vars(state), **stale}))
+        assert not read_state(config.triton_dir, config.triton_port).owned
+    handle = boot_triton(config, options(repository))
+    assert handle.kind.value == "embedded"
+    handle.stop(grace=0)
+    path = config.triton_dir / "servers" / f"{config.triton_port}.json"
+    for damage in ("", "{", "[]", '{"pid": 1}', "\0" * 100):
+        path.write_text(damage)
+        assert read_state(config.triton_dir, config.triton_port) is None
+    remove_state(config.triton_dir, config.triton_port)
+    remove_state(config.triton_dir, config.triton_port)
+
+
+def test_a_server_with_another_signature_is_refused_and_not_left_running(config, tmp_path) -> None:
+    folder = write_model(tmp_path / "other", "spark_tts")
+    with pytest.raises(TritonModelError, match="no input reference_wav; .*no output waveform") as caught:
+        boot_triton(config, options(folder, models=("spark_tts",)))
+    assert "one more output, y" in caught.value.problem
+    assert not subprocess.run(["pgrep", "-f", str(folder)], capture_output=True).stdout
+    with pytest.raises(TritonBootError, match="no model trumpet, only spark_tts"):
+        boot_triton(config, options(folder, models=("trumpet",)))
+
+
+def test_what_is_no_triton_server_is_named(config, repository) -> None:
+    with socket.create_server(("127.0.0.1", config.triton_port)) as other:
+        stop = threading.Event()
+
+        def answer() -> None:
+            other.settimeout(0.1)
+            while not stop.is_set():
+                try:
+                    line, _ = other.accept()
+                except TimeoutError:
+                    continue
+                with line:
+                    line.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            with pytest.raises(TritonBootError, match=f"not by a Triton server: process {os.getpid()} "):
+                boot_triton(config, options(repository, kind="auto"))
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_another_machine_is_never_replaced_by_this_one(config) -> None:
+    remote = config.model_copy(update={"triton_host": "triton.invalid"})
+    with pytest.raises(TritonBootError, match="no server at triton.invalid:.* on this machine only"):
+        boot_triton(remote)
+
+
+def test_api_errors_have_their_kinds(server) -> None:
+    with pytest.raises(TritonModelError, match="trumpet"):
+        server.api.metadata("trumpet")
+    with pytest.raises(TritonRequestError):
+        server.api.infer("double", [{**ONE[0], "datatype": "INT32"}])
+    with pytest.raises(TritonRequestError, match="decoupled"):
+        server.api.infer("count", ONE)
+    nobody = ServerApi("127.0.0.1", 1)
+    assert not nobody.live() and not nobody.model_ready("double")
+    with pytest.raises(TritonUnreachableError, match="no Triton server answers"):
+        nobody.index()
+
+
+# --- its log
+
+
+def test_the_log_is_read_as_it_grows(tmp_path) -> None:
+    path = tmp_path / "log"
+    reader = LogReader(path)
+    assert list(reader.lines()) == []
+    path.write_bytes(b"one\ntw")
+    assert list(reader.lines()) == ["one"] and reader.rest() == "tw"
+    with open(path, "ab") as stream:
+        stream.write("o\ndreié\n".encode()[:-2])
+    assert list(reader.lines()) == ["two"]
+    path.write_bytes(b"new\n")
+    assert list(reader.lines()) == ["new"]
+    story = BootLog(LogReader(path))
+    path.write_text(
+        "I1121 12:30:09.287506 6817 model_lifecycle.cc:849] \"successfully loaded 'good'\"\n"
+        "E1121 12:30:09.287487 6817 model_lifecycle.cc:642] \"failed to load 'bad' version 1: Internal: OSError: no "
+        "/home/someone/models/weights.bin\\n\\nAt:\\n  /home/someone/bad/1/model.py(4): initialize\\n\"\n"
+        "error: creating server: Internal - failed to load all models\n"
+    )
+    story.look()
+    assert story.loaded == ["good"] and story.failed == {"bad": "OSError: no weights.bin"}
+    assert story.last_words() == "creating server: Internal - failed to load all models"
