@@ -24,6 +24,7 @@ IMAGE = "soar97/triton-spark-tts:25.02"
 COMPOSE_FILE = PACKAGE / "tts" / "triton" / "compose.yaml"
 SHARED_MEMORY = "1g"  # of the container: the Python backend's tensors travel through it
 STOP_SECONDS = 20  # between SIGTERM and SIGKILL
+LOG_SECONDS = 10.0  # for the rest of an ended container's log
 POLL = 1.0  # seconds; each look at a container is a program started
 CHECKPOINT_INSIDE = "/opt/rvc_spark/checkpoint"
 WORK_INSIDE = "/opt/rvc_spark/work"
@@ -140,6 +141,14 @@ class DockerServer:
         take_down(self.plan, grace)
         self.stop_following()
 
+    def finish_log(self) -> None:
+        """After the container's end: let the engine write what is left of its log."""
+        if self._follower is not None:
+            try:
+                self._follower.wait(LOG_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.stop_following()
+
     def stop_following(self) -> None:
         """End the program that writes the log."""
         if self._follower is not None:
@@ -243,6 +252,8 @@ def _wait(server: DockerServer, models: Sequence[str], timeout: float, on_progre
             raise engine_problem(f"the model {model} does not load in the container", [words])
         state, code = server.status()
         if state not in ("running", "created", "restarting"):
+            server.finish_log()
+            lines = [*lines, *log.look(), log.reader.rest()]
             raise engine_problem(f"the container ended with status {code}", lines or [f"its state is {state}"])
         if time.monotonic() > deadline:
             raise TritonBootError(
