@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from rvc_spark import __version__
 from rvc_spark.cli_output import errors, listing, progress_bar, say, screen
+from rvc_spark.cli_speak import add_speech, command_engines, command_enroll, command_speak, refuse_terminal
 from rvc_spark.errors import OutputError, RvcSparkError
 from rvc_spark.infer.settings import ConversionSettings
 
@@ -70,7 +71,8 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_voice(parser: argparse.ArgumentParser) -> None:
     """Which voice and index, and on what it runs."""
-    parser.add_argument("--voice", default="demo", help="name of a voice (see `rvc-spark voices`) or path of a .pth")
+    words = "name of a voice (see `rvc-spark voices`), path of a .pth; for speak also none: unconverted"
+    parser.add_argument("--voice", default="demo", help=words)
     parser.add_argument("--index", default="auto", help="auto, none, or path of an .index file (default: auto)")
     parser.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
@@ -109,8 +111,7 @@ def write_standard(conversion: Any, options: Any) -> None:
 
     from rvc_spark.audio import encode_audio
 
-    if sys.stdout.isatty():
-        raise OutputError("standard output is a terminal", "Redirect it to a file, or name one with -o FILE.")
+    refuse_terminal()
     sys.stdout.buffer.write(encode_audio(conversion.audio, replace(options, format=options.format or "wav")))
     sys.stdout.buffer.flush()
 
@@ -165,23 +166,6 @@ def _convert_folder(arguments: argparse.Namespace) -> int:
             say({"source": str(item.source), "error": str(item.error)}, arguments.json, [])
             errors.print(f"[red]{escape(str(item.source))}[/]: {escape(str(item.error))}", soft_wrap=True)
     return 1 if failures else 0
-
-
-def command_speak(arguments: argparse.Namespace) -> int:
-    """A text, spoken by the embedded engine and converted."""
-    load_voice(arguments)
-    from rvc_spark.rvc_init import speak
-
-    text = sys.stdin.read() if arguments.text == STANDARD else arguments.text
-    options = encode_options(arguments)
-    arguments.output = arguments.output or f"speech.{arguments.format or 'wav'}"
-    target = None if arguments.output == STANDARD else arguments.output
-    spoken = {"voice": arguments.speaker_voice, "speed": arguments.speed, "pitch": arguments.pitch}
-    tts = {name: value for name, value in spoken.items() if value is not None}
-    with progress_bar(arguments.json) as bar:
-        speech = speak(text, target, tts=tts, options=options, on_progress=bar, **settings_of(arguments))
-    deliver(speech.conversion, arguments, options, {"sentences": list(speech.sentences)})
-    return 0
 
 
 def command_voices(arguments: argparse.Namespace) -> int:
@@ -251,6 +235,7 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_triton import add_triton
 
     top = argparse.ArgumentParser(prog="rvc-spark", description="Text or a recording in, the chosen voice out.")
     top.add_argument("--version", action="version", version=f"rvc-spark {__version__}")
@@ -263,10 +248,19 @@ def parser() -> argparse.ArgumentParser:
 
     speak = commands.add_parser("speak", help="text -> the chosen voice")
     speak.add_argument("text", help="what to say, or - for standard input")
-    speak.add_argument("--speaker-voice", help="voice of the embedded engine, such as en-us, de or en-us+f3")
-    speak.add_argument("--speed", type=int, help="words per minute")
-    speak.add_argument("--pitch", type=int, help="pitch of the embedded engine, 0 to 100")
+    speak.add_argument("--stream", action="store_true", help="with --voice none: write sound as it is being made")
+    add_speech(speak)
     speak.set_defaults(run=command_speak)
+
+    enroll = commands.add_parser("enroll", help="recordings -> a small file a speech engine speaks from")
+    enroll.add_argument("recordings", nargs="+", help="one or more; 6 s or longer is best")
+    enroll.add_argument("--engine", help="auto, triton, spark or espeak (default: auto)")
+    enroll.add_argument("--transcript", help="what the one recording says, for Spark-TTS")
+    enroll.add_argument("-o", "--output", help="where to put the file")
+    enroll.set_defaults(run=command_enroll)
+
+    engines = commands.add_parser("engines", help="which speech engines could speak here, and which would")
+    engines.set_defaults(run=command_engines)
 
     convert = commands.add_parser("convert", help="a recording, a folder of them, or standard input -> the voice")
     convert.add_argument("source", help="file, folder, or - for standard input")
@@ -280,9 +274,10 @@ def parser() -> argparse.ArgumentParser:
     voices.set_defaults(run=command_voices)
     doctor = commands.add_parser("doctor", help="what works on this machine and why not")
     doctor.set_defaults(run=command_doctor)
-    for command in (demo, speak, convert, voices, doctor):
+    for command in (demo, speak, enroll, engines, convert, voices, doctor):
         add_json(command)
     add_assets(commands)
+    add_triton(commands)
     return top
 
 

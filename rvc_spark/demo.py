@@ -96,7 +96,7 @@ def run_demo(text: str | None, folder: Path | None, say: Callable[[str], None]) 
         raise OutputError(f"folder {folder} cannot be made: {error}", "Name another one with -o FOLDER.") from error
     say("speaking and converting ...")
     load_model("demo")
-    speech = speak(text, folder / "converted.wav")
+    speech = speak(text, folder / "converted.wav", engine="espeak")  # embedded: it needs nothing else
     files = {"spoken": write_audio(folder / "spoken.wav", speech.source), "converted": folder / "converted.wav"}
     say("drawing ...")
     from rvc_spark.widgets.plots import conversion_figure, save_figure
