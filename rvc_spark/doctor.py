@@ -1,4 +1,6 @@
-"""What works on this machine and why not, one finding per part. Changes nothing and opens no socket."""
+"""What works on this machine and why not, one finding per part. Changes nothing; the only socket it opens is to the
+configured Triton server, to see whether one answers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rvc_spark.errors import RvcSparkError
+from rvc_spark.errors import RvcSparkError, TritonBootError
 from rvc_spark.rvc_config import RVCConfig
 
 MIN_FREE_BYTES = 1 << 30  # room for a download or an hour of scratch
@@ -102,6 +104,44 @@ def _speech() -> Finding:
     return Finding("embedded speech", "ok", f"espeak-ng said one word in {seconds:.2f} s of sound")
 
 
+def _engines() -> Iterator[Finding]:
+    from rvc_spark.tts.choose import Speakers
+
+    speakers = Speakers(RVCConfig())
+    try:
+        for name, state in speakers.survey().items():
+            yield Finding(f"speech: {name}", "ok" if state.value == "ready" else "optional", state.reason)
+        chosen = speakers.choose("auto")
+        yield Finding("speech: auto", "ok", f"{chosen.value} would speak: {chosen.reason}")
+    finally:
+        speakers.close()
+
+
+def _triton_client() -> Finding:
+    if importlib.util.find_spec("tritonclient") is None:
+        return Finding("Triton client", "optional", "tritonclient is not installed; pip install 'rvc-spark[triton]'")
+    return Finding("Triton client", "ok", f"tritonclient {_installed('tritonclient')}, grpcio {_installed('grpcio')}")
+
+
+def _triton_server() -> Iterator[Finding]:
+    from rvc_spark.tts.triton_containers import find_engine
+    from rvc_spark.tts.triton_platform import check_platform, choose_interpreter
+
+    try:
+        check_platform()
+        found = f"can be started here with {choose_interpreter().executable}: rvc-spark triton up"
+    except TritonBootError as error:
+        yield Finding("Triton server, embedded", "optional", str(error))
+    else:
+        yield Finding("Triton server, embedded", "ok", found)
+    try:
+        engine = find_engine()
+    except TritonBootError as error:
+        yield Finding("Triton server, Docker", "optional", str(error))
+    else:
+        yield Finding("Triton server, Docker", "ok", f"{engine.name}: rvc-spark triton up --kind docker")
+
+
 def _demo_voice() -> Finding:
     from rvc_spark.rvc_modules import VC
 
@@ -150,6 +190,9 @@ CHECKS: tuple[tuple[str, Callable[[], Finding | Iterator[Finding]]], ...] = (
     ("root folder", _folders),
     ("sound files", _codecs),
     ("embedded speech", _speech),
+    ("speech engines", _engines),
+    ("Triton client", _triton_client),
+    ("Triton server", _triton_server),
     ("demo voice", _demo_voice),
     ("content encoder", _encoder),
     ("pitch", _pitch),
