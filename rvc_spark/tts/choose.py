@@ -149,7 +149,7 @@ class Speakers:
             health = self._connected().health()
         except RvcSparkError as error:
             return error.problem
-        return "" if health.live and health.ready and health.model_ready else f"{self._address}: {health}"
+        return "" if health.live and health.ready and health.model_ready else health.problem or "it is not ready"
 
     def _no_spark(self) -> str:
         absent = SparkFolder(self.config.spark_dir).missing()
@@ -168,7 +168,7 @@ class Speakers:
         from rvc_spark.tts.triton_engine import TritonEngine
 
         settings = _only("triton", values, (TritonSettings,))
-        return TritonEngine(self._connected(), folder=self._folder, settings=TritonSettings(**settings))
+        return TritonEngine(self._connected(), TritonSettings(**settings), folder=self._folder)
 
     def _spark(self, values: dict[str, Any]) -> BaseTTSEngine:
         from rvc_spark.tts.spark import SparkEngine

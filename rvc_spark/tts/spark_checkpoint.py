@@ -19,7 +19,7 @@ from rvc_spark.errors import AssetError, ModelFileError
 
 LICENCE = "CC-BY-NC-SA-4.0"
 LICENCE_NOTE = "Spark-TTS-0.5B weights: CC BY-NC-SA 4.0, non-commercial use, credit SparkAudio, share alike"
-GET = f"rvc-spark assets get spark --accept {LICENCE}"
+GET = f"rvc-spark assets get spark --accept {LICENCE} --unpinned hub"  # nine small files have no published sha256
 MAX_SETTINGS_BYTES = 64 << 10
 SAMPLE_RATE = 16_000  # Hz; the networks know no other
 _LIMITS = {"ref_segment_duration": (0.5, 60.0), "latent_hop_length": (1, 4_096)}
