@@ -29,8 +29,8 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] -> the same shape, leaving x as it is."""
-        wave = (x * self.alpha).sin_().square_()
-        return wave.mul_((self.alpha.float() + FLOOR).reciprocal().to(x.dtype)).add_(x)
+        wave = (x * self.alpha).sin_().square_()  # in place from here: these tensors are far larger than any cache
+        return torch.addcmul(x, wave, (self.alpha.float() + FLOOR).reciprocal().to(x.dtype), out=wave)
 
 
 class ResidualUnit(nn.Module):
