@@ -15,7 +15,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from test_triton_server import three_free_ports, until
+from trivial_triton import three_free_ports, until
 
 from rvc_spark.errors import TritonBootError
 from rvc_spark.rvc_config import RVCConfig

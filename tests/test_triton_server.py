@@ -9,26 +9,37 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trivial_triton import BROKEN, COUNT, write_model
+from trivial_triton import (
+    BROKEN,
+    ONE,
+    PATIENCE,
+    config,
+    doubles,
+    gone,
+    leftovers,
+    repository,
+    runtime,
+    shared_prefix,
+    shared_runtime,
+    stub_pids,
+    until,
+    write_model,
+)
 
 from rvc_spark.errors import TritonBootError, TritonModelError, TritonRequestError, TritonUnreachableError
-from rvc_spark.rvc_config import RVCConfig
 from rvc_spark.tts.triton_embedded import EmbeddedServer, launch
 from rvc_spark.tts.triton_http import ServerApi
 from rvc_spark.tts.triton_log import BootLog, LogReader
-from rvc_spark.tts.triton_platform import check_platform, choose_interpreter
 from rvc_spark.tts.triton_ports import Ports, holder_of
-from rvc_spark.tts.triton_runtime import Runtime, ensure_runtime
 from rvc_spark.tts.triton_server import BootOptions, TritonHandle, boot_triton
-from rvc_spark.tts.triton_state import process_start, read_state, remove_state, write_state
+from rvc_spark.tts.triton_state import read_state, remove_state, write_state
 from rvc_spark.tts.triton_supervisor import Supervisor, SupervisorSettings, stubs_of
 
-PATIENCE = 30.0  # seconds; bounds that mean "does not hang"
-ONE = [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]
+__all__ = ["config", "repository", "runtime", "shared_runtime"]  # fixtures
 
 INSIDE = '''
 import sys
@@ -77,76 +88,6 @@ class TritonPythonModel:
 '''
 
 
-def until(what: Callable[[], object], seconds: float = PATIENCE) -> object:
-    """Wait until something is true; fails when it does not become so."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
-def gone(pid: int) -> bool:
-    return process_start(pid) == 0
-
-
-def stub_pids(server_pid: int) -> list[int]:
-    """The model processes of a server."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server_pid)], capture_output=True, text=True).stdout
-    return [int(word) for word in found.split()]
-
-
-def leftovers() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("rvc_spark_*")}
-
-
-@pytest.fixture(scope="session")
-def shared_runtime() -> Runtime:
-    """The project's own runtime, made if it is missing; where the platform cannot have one, nothing here can run."""
-    try:
-        check_platform()
-        choose_interpreter()
-    except TritonBootError as error:
-        pytest.skip(error.problem)
-    return ensure_runtime(RVCConfig().triton_dir)
-
-
-@pytest.fixture
-def config(shared_runtime, tmp_path) -> RVCConfig:
-    """A configuration of its own that uses the shared runtime, on ports nobody else has."""
-    home = tmp_path / "home" / "assets" / "triton"
-    home.mkdir(parents=True)
-    (home / "runtime").symlink_to(shared_runtime.folder)
-    grpc = three_free_ports()
-    return RVCConfig(root=tmp_path / "home", triton_host="localhost", triton_port=grpc)
-
-
-def three_free_ports() -> int:
-    """The middle one of three neighbours that are free."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as middle:
-            port = middle.getsockname()[1]
-            try:
-                for neighbour in (port - 1, port + 1):
-                    socket.create_server(("127.0.0.1", neighbour)).close()
-            except OSError:
-                continue
-            return port
-
-
-@pytest.fixture
-def runtime(config) -> Runtime:
-    """The shared runtime under this test's own folder, so that its logs are its own."""
-    return ensure_runtime(config.triton_dir)
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    """One model that doubles, one that counts."""
-    folder = write_model(tmp_path / "models")
-    return write_model(folder, "count", COUNT, decoupled=True)
-
-
 @pytest.fixture
 def server(runtime, repository) -> Iterator[EmbeddedServer]:
     """Running on free ports; killed at the end, because a patient end takes the server three seconds."""
@@ -155,28 +96,24 @@ def server(runtime, repository) -> Iterator[EmbeddedServer]:
     started.stop(grace=0)
 
 
-def doubles(api: ServerApi) -> bool:
-    return api.infer("double", ONE)["outputs"][0]["data"] == [2.0, 4.0]
-
-
 # --- the server as a child process
 
 
 def test_serves_whole_and_in_pieces_and_ends_without_a_trace(runtime, repository) -> None:
     steps = []
-    before = leftovers()
     server = launch(repository, runtime, on_progress=steps.append)
     assert doubles(server.api)
     assert [event["y"] for event in server.api.stream("count", {"x": 3})] == [0.0, 1.0, 2.0]
     assert [step.message for step in steps][0].startswith("starting the Triton server")
     assert any("is loaded" in step.message for step in steps) and steps[-1].fraction == 1.0
     assert [step.fraction for step in steps] == sorted(step.fraction for step in steps)
-    assert leftovers() - before, "the test would not notice what is left in shared memory"
+    prefix = shared_prefix(server.pid)
+    assert len(leftovers(prefix)) == 2, "the test would not notice what is left in shared memory"
     processes = [server.pid, server.guard_pid, *stub_pids(server.pid)]
     assert len(processes) == 4
     assert server.stop() == 0 and not server.alive
     assert server.stop() == 0
-    assert all(gone(pid) for pid in processes) and leftovers() <= before
+    assert all(gone(pid) for pid in processes) and not leftovers(prefix)
     assert holder_of(server.grpc_port) is None and not server.api.live()
     assert "successfully loaded 'double'" in server.log_path.read_text()
 
@@ -200,12 +137,10 @@ def test_models_see_numpy_1_this_python_and_this_package(runtime, tmp_path) -> N
 
 def test_a_model_that_does_not_load_speaks_for_itself(runtime, repository) -> None:
     write_model(repository, "broken", BROKEN)
-    before = leftovers()
     said = "broken does not load: ValueError: the weights are made of cheese"
     with pytest.raises(TritonBootError, match=said) as caught:
         launch(repository, runtime)
     assert "/" not in caught.value.problem.replace("http://", "")
-    assert leftovers() <= before
     assert not subprocess.run(["pgrep", "-f", str(repository)], capture_output=True).stdout
 
 
@@ -277,17 +212,18 @@ print(server.pid, server.guard_pid, flush=True)
     [("owner", "time.sleep(600)"), ("guard", "time.sleep(600)"), ("nobody", "")],
 )
 def test_it_never_outlives_its_owner_or_guard(config, repository, victim, then) -> None:
-    before = leftovers()
     words = [sys.executable, "-c", OWNER.format(then=then), str(repository), str(config.triton_dir)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as owner:
         server, guard = (int(word) for word in owner.stdout.readline().split())
-        pids = [server, guard, *stub_pids(server)]
-        if victim != "nobody":
-            os.kill(owner.pid if victim == "owner" else guard, signal.SIGKILL)
+        if victim == "nobody":
+            until(lambda: gone(server))
+            return
+        pids, prefix = [server, guard, *stub_pids(server)], shared_prefix(server)
+        os.kill(owner.pid if victim == "owner" else guard, signal.SIGKILL)
         until(lambda: all(gone(pid) for pid in pids))
         owner.kill()
-    if victim != "guard":  # a killed guard cannot sweep; the model processes did it themselves
-        assert leftovers() <= before
+    if victim == "owner":  # a killed guard cannot sweep
+        assert not leftovers(prefix)
 
 
 # --- the supervisor
