@@ -29,8 +29,8 @@ import torch
 from rvc_spark.errors import ConfigError, SpeechError
 from rvc_spark.tts.spark_generate_step import Batch, Capture, capture_graph
 from rvc_spark.tts.spark_generate_stream import Job, Note, TokenRequest, TokenStream
-from rvc_spark.tts.spark_lm import Allowed, SparkLM
-from rvc_spark.tts.spark_sampling import NOTHING, Sampling
+from rvc_spark.tts.spark_lm import SparkLM
+from rvc_spark.tts.spark_sampling import NOTHING
 
 MAX_SLOTS = 256
 MAX_WAITING = 4096  # requests that have no slot yet
@@ -123,26 +123,23 @@ class Generator:
             job.end(None, SpeechError("the generator of speech tokens has failed", "Load the model again."))
         return TokenStream(job, self._scheduler.inbox)
 
-    def warm_up(self, allowed: Allowed | None, sampling: Sampling | None = None) -> int:
-        """Prepare what requests with these ids will need, so that the first of them need not: the head's rows, and on a
-        GPU the recorded steps.
-
-        Args:
-            allowed: as of the requests, their stop ids included.
-            sampling: as of the requests; only top_k matters.
+    def warm_up(self, request: TokenRequest) -> int:
+        """Prepare what requests like this one will need, so that the first of them need not wait for it: the head's
+        rows, and on a GPU the recorded steps. What it may draw and its top_k matter; its prompt is not read.
 
         Returns:
             how many steps were recorded (0 on a CPU).
 
         Raises:
+            ConfigError: an id outside the vocabulary.
             SpeechError: it failed, or the generator is closed.
         """
+        request.check_ids(self._vocab)
         done: Future[int] = Future()
-        work = (done, allowed, sampling or Sampling())
         with self._lock:
             if self._closed or not self._thread.is_alive():
                 raise SpeechError("the generator of speech tokens is closed", "Load the model again.")
-            self._scheduler.inbox.put(Note("warm", work=work))
+            self._scheduler.inbox.put(Note("warm", Job(request), done))
         return done.result()
 
     def stats(self) -> GeneratorStats:
@@ -234,7 +231,7 @@ class _Scheduler:
             if note.kind == "submit":
                 self._waiting.append(note.job)
             elif note.kind == "warm":
-                self._warm(*note.work)
+                self._warm(note.job.request, note.done)
 
     def _round(self) -> None:
         self._sweep()
@@ -300,10 +297,10 @@ class _Scheduler:
                 if len(job.tokens) >= job.request.max_new_tokens:
                     self._leave(slot, "length")
 
-    def _warm(self, done: Future[int], allowed: Allowed | None, sampling: Sampling) -> None:
+    def _warm(self, request: TokenRequest, done: Future[int]) -> None:
         try:
-            done.set_result(self._batch.warm(self._batch.lm.head(allowed), sampling))
-        except (ConfigError, *_FAILURES) as problem:
+            done.set_result(self._batch.warm(self._batch.lm.head(request.drawable), request.sampling))
+        except _FAILURES as problem:
             done.set_exception(_failed(problem))
 
     def _leave(self, slot: int, finish: str | None, error: SpeechError | None = None) -> None:
@@ -341,13 +338,11 @@ class _Scheduler:
             if note.kind == "submit":
                 jobs.append(note.job)
             elif note.kind == "warm":
-                note.work[0].set_exception(error or SpeechError("the generator is closed", "Load the model again."))
+                note.done.set_exception(error or SpeechError("the generator is closed", "Load the model again."))
         for job in jobs:
             self._over(job, None if error else "cancelled", error)
 
 
 def _failed(problem: BaseException) -> SpeechError:
-    if isinstance(problem, ConfigError):
-        return SpeechError(problem.problem, problem.next_step)
     first = (str(problem).splitlines() or [""])[0][:200]
     return SpeechError(f"making speech tokens failed: {type(problem).__name__}: {first}", _RETRY)

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -100,11 +101,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Note:
-    """What the scheduler's inbox holds: "submit" and "cancel" with a job, "warm" with a call, "close"."""
+    """What the scheduler's inbox holds; `done` hears the answer to "warm"."""
 
     kind: Literal["submit", "cancel", "warm", "close"]
     job: Job | None = None
-    work: object = None
+    done: Future[int] | None = None
 
 
 def _cancel(job: Job, inbox: queue.SimpleQueue[Note]) -> None:

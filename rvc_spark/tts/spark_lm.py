@@ -205,7 +205,7 @@ def load_lm(
     except (OSError, ValueError) as problem:  # an over-long name or a NUL character
         raise ModelFileError(f"cannot look at {shown(folder)}: {problem}", "Check the path.") from None
     config = LMConfig.from_json(folder / "config.json")
-    with torch.inference_mode():
+    with torch.no_grad():
         return SparkLM(config, Weights(folder, config, dtype), device, dtype).eval()
 
 
