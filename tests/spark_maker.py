@@ -370,33 +370,56 @@ def _lm_tensor(name: str, shape: tuple[int, ...], rng: np.random.Generator, hidd
     return noise
 
 
+def feature_config(size: Size) -> dict:
+    """wav2vec2-large-xlsr-53/config.json."""
+    tiny = size is TINY
+    return {
+        "architectures": ["Wav2Vec2ForPreTraining"], "model_type": "wav2vec2", "hidden_size": size.features,
+        "num_hidden_layers": size.feature_layers, "num_attention_heads": size.feature_heads,
+        "intermediate_size": size.feature_inner, "conv_dim": [size.feature_conv] * 7,
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "num_feat_extract_layers": 7,
+        "feat_extract_norm": "layer", "feat_extract_activation": "gelu", "hidden_act": "gelu", "conv_bias": True,
+        "do_stable_layer_norm": True, "num_conv_pos_embeddings": 16 if tiny else 128,
+        "num_conv_pos_embedding_groups": 4 if tiny else 16, "layer_norm_eps": 1e-05, "vocab_size": 32,
+    }  # fmt: skip
+
+
+def feature_shapes(size: Size) -> Shapes:
+    """Names and shapes of the published pytorch_model.bin, heads of the training included."""
+    config = feature_config(size)
+    conv, wide = size.feature_conv, size.features
+    for number, kernel in enumerate(config["conv_kernel"]):
+        layer = f"feature_extractor.conv_layers.{number}."
+        yield from _conv(f"{layer}conv", 1 if number == 0 else conv, conv, kernel)
+        yield from _norm(f"{layer}layer_norm", conv)
+    yield from _norm("feature_projection.layer_norm", conv)
+    yield from _linear("feature_projection.projection", conv, wide)
+    kernel, groups = config["num_conv_pos_embeddings"], config["num_conv_pos_embedding_groups"]
+    yield "encoder.pos_conv_embed.conv.weight_g", (1, 1, kernel)
+    yield "encoder.pos_conv_embed.conv.weight_v", (wide, wide // groups, kernel)
+    yield "encoder.pos_conv_embed.conv.bias", (wide,)
+    yield from _norm("encoder.layer_norm", wide)
+    for number in range(size.feature_layers):
+        layer = f"encoder.layers.{number}."
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            yield from _linear(f"{layer}attention.{name}", wide, wide)
+        yield from _norm(f"{layer}layer_norm", wide)
+        yield from _linear(f"{layer}feed_forward.intermediate_dense", wide, size.feature_inner)
+        yield from _linear(f"{layer}feed_forward.output_dense", size.feature_inner, wide)
+        yield from _norm(f"{layer}final_layer_norm", wide)
+    yield "masked_spec_embed", (wide,)
+
+
 def write_features(folder: Path, size: Size, seed: int) -> None:
     """wav2vec2 as published: config, preprocessor and a torch pickle of Wav2Vec2ForPreTraining's names."""
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
-
     folder.mkdir(parents=True, exist_ok=True)
-    config = Wav2Vec2Config(
-        hidden_size=size.features, num_hidden_layers=size.feature_layers, num_attention_heads=size.feature_heads,
-        intermediate_size=size.feature_inner, conv_dim=[size.feature_conv] * 7, conv_stride=[5, 2, 2, 2, 2, 2, 2],
-        conv_kernel=[10, 3, 3, 3, 3, 2, 2], feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True,
-        num_conv_pos_embeddings=16 if size is TINY else 128, num_conv_pos_embedding_groups=4 if size is TINY else 16,
-        vocab_size=32,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        state = Wav2Vec2Model(config).state_dict()
-    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    renamed = {}
-    for name, tensor in state.items():
-        for new, before in old.items():
-            name = name.replace(new, before)
-        renamed[f"wav2vec2.{name}"] = tensor
-    renamed["quantizer.codevectors"] = torch.zeros(1, 4, 8)
-    renamed["project_q.weight"] = torch.zeros(4, 8)
-    renamed["project_q.bias"] = torch.zeros(4)
-    torch.save(renamed, folder / "pytorch_model.bin")
-    told = config.to_diff_dict() | {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForPreTraining"]}
-    (folder / "config.json").write_text(json.dumps(told, indent=1, default=str))
+    rng = np.random.default_rng(seed + 1)
+    state = {f"wav2vec2.{name}": _codec_tensor(name, shape, rng) for name, shape in feature_shapes(size)}
+    state["quantizer.codevectors"] = torch.zeros(1, 4, 8)
+    state["project_q.weight"] = torch.zeros(4, 8)
+    state["project_q.bias"] = torch.zeros(4)
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(feature_config(size), indent=1))
     preprocessor = {"do_normalize": True, "feature_size": 1, "padding_value": 0, "sampling_rate": 16000}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
 

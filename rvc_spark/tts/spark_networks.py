@@ -23,7 +23,7 @@ from rvc_spark.tts.spark_clip import load_reference, normalise_volume, reference
 from rvc_spark.tts.spark_decode import WindowedCodec
 from rvc_spark.tts.spark_features import FeatureExtractor, load_features
 from rvc_spark.tts.spark_generate import Generator, TokenRequest, TokenStream
-from rvc_spark.tts.spark_lm import load_lm, lm_precision
+from rvc_spark.tts.spark_lm import lm_precision, load_lm
 from rvc_spark.tts.spark_sampling import Sampling
 from rvc_spark.tts.spark_settings import SparkSettings
 from rvc_spark.tts.spark_speech import SPARK_RATE, SpeechParts, TokenCall
@@ -33,12 +33,13 @@ from rvc_spark.tts.spark_voice import MAX_TRANSCRIPT, SparkVoice
 SLOTS = 4  # pieces whose tokens are made at once
 ROOM = 4_096  # prompt and new tokens of one piece
 TRANSCRIBED_SECONDS = 30.0  # longest reference with a transcript: all of it stays in the model's memory
+SILENT = 1e-3  # peak, after the volume was normalised by up to 40 dB
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What each half computes in. The codec stays in fp32 unless fp16 is asked for on CUDA; the model never uses fp16."""
+    """What each half computes in: the codec in fp16 only on CUDA and when asked for, the language model never."""
 
     language_model: Choice
     codec: Choice
@@ -121,6 +122,8 @@ class SparkNetworks:
         normalise = self.settings().volume_normalize
         loaded = [load_reference(sample, normalise=normalise) for sample in samples]
         wave = np.concatenate(loaded)
+        if np.abs(wave).max() < SILENT:
+            raise AudioError("the recording is silent", "Choose one in which somebody speaks.")
         if normalise and len(loaded) > 1:
             wave = normalise_volume(wave)
         settings = self.settings()
