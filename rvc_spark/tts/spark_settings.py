@@ -34,10 +34,11 @@ _RANGES = {
 class SparkSettings:
     """Settings of Spark-TTS. Out of range raises ConfigError naming value and range.
 
-    temperature, top_k, top_p: of sampling, in this order; temperature 0 always takes the likeliest token, top_k 0 keeps all.
+    temperature, top_k, top_p: of sampling, in this order; temperature 0 takes the likeliest token, top_k 0 keeps all.
     seed: same seed, same speech; None draws one, which is told with the result.
-    max_tokens: most semantic tokens (20 ms each) of one piece; None: by the length of its text.
-    max_chars: longest piece of a text; pause_seconds: silence between pieces; lookahead: pieces begun before their turn.
+    max_tokens: where each piece is ended, in semantic tokens of 20 ms; None: no piece is cut, and one that goes on for
+    much longer than its text can take has run away.
+    max_chars: longest piece of a text. pause_seconds: silence between pieces. lookahead: pieces begun before their turn.
     attempts: how often a piece that came out empty or ran away is tried, each time with another seed.
     chunks: how the sound is cut while it is being made.
     """
