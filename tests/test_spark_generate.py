@@ -271,7 +271,7 @@ def test_leaving_a_stream_at_any_time_frees_its_slot(lm) -> None:
         running.close()
         assert list(running) == [] and running.finish == "cancelled"
         assert settled(generator)
-        reading = generator.submit(TokenRequest(prompt(480), Sampling(), 20))  # its prompt has eight pieces
+        reading = generator.submit(TokenRequest(prompt(480), Sampling(), 20))  # its prompt has four pieces
         reading.close()
         assert settled(generator) and reading.finish == "cancelled"
         for token in generator.submit(TokenRequest(prompt(5), Sampling(), 400)):

@@ -34,7 +34,7 @@ from rvc_spark.tts.spark_sampling import NOTHING
 
 MAX_SLOTS = 256
 MAX_WAITING = 4096  # requests that have no slot yet
-PIECE = {"cpu": 64, "cuda": 512}  # prompt tokens read at once: a fraction of a second on two cores
+PIECE, CPU_PIECE, CPU_PIECE_BF16 = 512, 128, 256  # prompt tokens read at once: at most half a second on one free core
 JOIN_SECONDS = 60.0  # a step of a large model on a loaded machine takes seconds
 _RETRY = "Try again; if it fails again, restart."
 _NOT_FINITE = "the language model's numbers are not finite"
@@ -184,7 +184,9 @@ class _Scheduler:
     def __init__(self, batch: Batch) -> None:
         self.inbox: queue.SimpleQueue[Note] = queue.SimpleQueue()
         self._batch = batch
-        self._piece = PIECE.get(batch.lm.device.type, PIECE["cuda"])
+        self._piece = PIECE
+        if batch.lm.device.type == "cpu":
+            self._piece = CPU_PIECE_BF16 if batch.lm.dtype == torch.bfloat16 else CPU_PIECE
         self._free = list(range(batch.slots))
         self._waiting: deque[Job] = deque()
         self._reading: deque[tuple[int, Job, int]] = deque()  # slot, job, prompt tokens read
