@@ -17,7 +17,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,13 +77,16 @@ class TensorFile:
     name: str
     size: int  # bytes
     outline: Any
-    _load: Callable[[], Any]
+    _load: Callable[[Collection[str] | None], Any]
     refuse: Callable[[str, str], NoReturn]
 
-    def load(self) -> Any:
-        """The object tree with real tensors, on the CPU, in the types of the file. Raises the door's error."""
+    def load(self, only: Collection[str] | None = None) -> Any:
+        """The object tree with real tensors, on the CPU, in the types of the file. Raises the door's error.
+
+        only: names of the tensors wanted; of a safetensors file the others are not read. Other kinds come whole.
+        """
         try:
-            return self._load()
+            return self._load(only)
         except PickleRefusal as refusal:
             self.refuse(str(refusal), "Download the file again from a source you trust.")
         except _DAMAGE as problem:
@@ -160,15 +163,15 @@ def _open_regular(path: str | Path, max_bytes: int, refuse: Callable[[str, str],
 
 def _judge(
     handle: BinaryIO, head: bytes, size: int, refuse: Callable[[str, str], NoReturn]
-) -> tuple[Any, Callable[[], Any]]:
+) -> tuple[Any, Callable[[Collection[str] | None], Any]]:
     if head.startswith(b"PK\x03\x04"):
         archive = _TorchZip(handle, size, refuse)
-        return archive.outline, archive.load
+        return archive.outline, lambda only: archive.load()
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return _judge_stream(handle, size)
     if looks_like_safetensors(head, size):
         outline = read_safetensors_outline(handle, size)
-        return outline, lambda: read_safetensors_tensors(handle, size)
+        return outline, lambda only: read_safetensors_tensors(handle, size, only)
     kind = other_kind(head)
     if kind is not None:
         refuse(f"it is {kind[0]}", kind[1])
@@ -189,13 +192,13 @@ def _plain(tree: Any) -> Any:
     return tree.detach() if isinstance(tree, torch.Tensor) else tree
 
 
-def _judge_stream(handle: BinaryIO, size: int) -> tuple[Any, Callable[[], Any]]:
+def _judge_stream(handle: BinaryIO, size: int) -> tuple[Any, Callable[[Collection[str] | None], Any]]:
     """The container from before torch 1.6: five pickles, then the numbers."""
     handle.seek(0)
     outline, used = legacy_outline(handle.read(MAX_TREE_BYTES))
     if used > size:
         raise PickleRefusal(f"it is cut off: {used:,} bytes are described and {size:,} are there")
-    return outline, lambda: _torch_load(handle)
+    return outline, lambda only: _torch_load(handle)
 
 
 class _TorchZip:

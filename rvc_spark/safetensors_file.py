@@ -7,6 +7,7 @@ what the tensors mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import torch
@@ -41,11 +42,15 @@ def read_safetensors_outline(handle: BinaryIO, size: int) -> dict[str, TensorNot
     return {name: note for name, (note, _, _) in _entries(handle, size)[0].items()}
 
 
-def read_safetensors_tensors(handle: BinaryIO, size: int) -> dict[str, torch.Tensor]:
-    """Name -> CPU tensor in the type of the file. Raises PickleRefusal as `read_safetensors_outline`."""
+def read_safetensors_tensors(
+    handle: BinaryIO, size: int, only: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Name -> CPU tensor in the type of the file; with `only`, of those names. Raises PickleRefusal for its header."""
     entries, start = _entries(handle, size)
     tensors = {}
     for name, (note, first, last) in entries.items():
+        if only is not None and name not in only:
+            continue
         if first == last:
             tensors[name] = torch.empty(note.shape, dtype=note.dtype)
             continue

@@ -71,11 +71,10 @@ def read_weights(
         refuse = _Refusal(file.name, rules)
         sources = _sources(file.outline, refuse)
         _check(sources, file.outline, expected, wanted, refuse)
-        tensors = file.load()
+        sources = {name: keys for name, keys in sources.items() if name in wanted}
+        tensors = file.load({key for keys in sources.values() for key in keys})
     for name, keys in sources.items():
         parts = [tensors.pop(key) for key in keys]
-        if name not in wanted:
-            continue
         weight = fold_weight_norm(*parts, rules.gain_axis) if len(parts) == 2 else parts[0].to(torch.float32)
         del parts
         if not torch.isfinite(weight).all():
