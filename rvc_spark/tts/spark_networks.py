@@ -47,7 +47,7 @@ class Precision:
 
 def choose_precision(config: RVCConfig, device: str) -> Precision:
     """By the setting `precision` and the device, with reasons."""
-    asked = config.precision_choice().value
+    asked = "fp32" if config.precision == "auto" else config.precision
     if asked == "fp16" and device.startswith("cuda"):
         codec = Choice("fp16", "as set")
     else:
@@ -106,6 +106,10 @@ class SparkNetworks:
                 model = load_lm(self.folder.llm, device=self.device.value, dtype=precision)
                 room = min(ROOM, model.config.positions)
                 self._generator = Generator(model, slots=self._slots, max_length=room)
+                if self.device.value.startswith("cuda"):  # record its graphs now, not in the first sentence
+                    self._generator.warm_up(
+                        TokenRequest((tokenizer.eos,), Sampling(), 1, tokenizer.speech_stops, tokenizer.speech_ids)
+                    )
                 self._parts = SpeechParts(
                     tokenizer, TorchLanguageModel(self._generator, room), WindowedCodec(codec)
                 )  # fmt: skip

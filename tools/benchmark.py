@@ -1,0 +1,31 @@
+"""The figures in the README, measured: one subject per call, everything side by side in one run.
+
+    python tools/benchmark.py spark                      a full-size checkpoint with random weights, made on the spot
+    python tools/benchmark.py spark --checkpoint FOLDER  a real one
+    python tools/benchmark.py triton                     the client's own time per streamed chunk, a real server
+
+Nothing here decides whether a test passes. Use an idle machine: with busy cores every figure is of the others' work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import benchmark_spark
+import benchmark_triton
+
+SUBJECTS = {"spark": benchmark_spark, "triton": benchmark_triton}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Hand the rest of the command line to the subject."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subject", choices=sorted(SUBJECTS))
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="see `benchmark.py SUBJECT --help`")
+    chosen = parser.parse_args(arguments)
+    return SUBJECTS[chosen.subject].main(chosen.options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
