@@ -3,8 +3,8 @@
 Making a token reads every weight once for a handful of rows, so on a CPU the layout decides. There the weights are
 reordered into oneDNN's blocks, which replaces them (no second copy). Measured on two cores against the plain layout:
 in float32 a tenth slower for one row, 1.9 times as fast for 4 rows, 2.1 times for 8; in bfloat16 1.3 times as fast for
-any. Also, a row's result then does not depend on how many rows there are, which the plain layout cannot promise. Elsewhere, and where
-torch lacks the operation, it is `nn.functional.linear`. Refuses to know what is multiplied.
+any. Also, a row's result then does not depend on how many rows there are, which the plain layout cannot promise.
+Elsewhere, and where torch lacks the operation, it is `nn.functional.linear`. Refuses to know what is multiplied.
 """
 
 from __future__ import annotations
