@@ -46,12 +46,14 @@ class Precision:
 
 
 def choose_precision(config: RVCConfig, device: str) -> Precision:
-    """By the setting `precision` and the device, with reasons."""
-    asked = "fp32" if config.precision == "auto" else config.precision
+    """By the setting `precision` and the device, with reasons. Left to itself the language model takes bf16 on a GPU."""
+    asked = config.precision
+    if asked == "auto" and not device.startswith("cuda"):
+        return Precision(Choice("fp32", "exact"), Choice("fp32", "exact"))
     if asked == "fp16" and device.startswith("cuda"):
         codec = Choice("fp16", "as set")
     else:
-        codec = Choice("fp32", "exact" if asked == "fp32" else f"{asked} is for the language model")
+        codec = Choice("fp32", "exact" if asked in ("auto", "fp32") else f"{asked} is for the language model")
     return Precision(lm_precision(asked, device), codec)
 
 
