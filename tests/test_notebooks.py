@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ import numpy as np
 import pytest
 
 from rvc_spark.audio import Audio, write_audio
+from rvc_spark.errors import TritonBootError
+from rvc_spark.rvc_config import RVCConfig
+from rvc_spark.tts.spark_checkpoint import GET
+from rvc_spark.tts.triton_platform import check_platform, choose_interpreter
+from rvc_spark.tts.triton_ports import holder_of
+from rvc_spark.tts.triton_runtime import ensure_runtime
+from rvc_spark.tts.triton_state import read_state
 
 nbformat = pytest.importorskip("nbformat", reason="pip install 'rvc-spark[dev,lab]'")
 
@@ -117,8 +125,8 @@ def test_papermill_runs_the_start_notebook_with_other_parameters(tmp_path: Path)
     sweep = 0.3 * np.sin(2 * np.pi * np.cumsum(np.linspace(120, 180, len(time))) / 22_050)
     mine = write_audio(tmp_path / "mine.flac", Audio(np.stack([sweep, 0.5 * sweep]).astype(np.float32), 22_050))
     given = {
-        "text": "Zwei kurze Sätze. One more, for 3.50 $!", "key": 2.0, "index_rate": 0.0, "protect": 0.5,
-        "f0_method": "pm", "recording": str(mine), "seed": 7,
+        "text": "Zwei kurze Sätze. One more, for 3.50 $!", "engine": "espeak", "key": 2.0,
+        "index_rate": 0.0, "f0_method": "pm", "recording": str(mine), "seed": 7,
     }  # fmt: skip
     done = tmp_path / "done.ipynb"
     papermill.execute_notebook(
@@ -134,6 +142,77 @@ def test_papermill_runs_the_start_notebook_with_other_parameters(tmp_path: Path)
     assert re.search(r"pitch: pm \(", texts) and "index_rate is 0" in texts
     assert done.stat().st_size < 1_500_000
     assert sorted(item.name for item in tmp_path.iterdir()) == ["done.ipynb", "mine.flac"]
+
+
+def run_spark_notebook(done: Path, monkeypatch: pytest.MonkeyPatch, surroundings: dict, parameters: dict) -> str:
+    """Execute spark.ipynb in a kernel with these environment variables; the text of all its outputs."""
+    papermill = pytest.importorskip("papermill")
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, str(value))
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "spark.ipynb", done, parameters=parameters, progress_bar=False, cwd=str(done.parent),
+        execution_timeout=CELL_SECONDS, kernel_name="python3",
+    )  # fmt: skip
+    outputs = [output for cell in cells_of(done, "code") for output in cell.outputs]
+    return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def house_of_its_own(folder: Path) -> Path:
+    """A root with the demo voice and nothing else: what a notebook writes stays below it."""
+    (folder / "assets").mkdir(parents=True)
+    (folder / "assets" / "demo").symlink_to(RVCConfig().demo_dir)
+    return folder
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_the_spark_notebook_says_how_to_get_the_weights_and_what_they_ask_for() -> None:
+    words = "\n".join(cell.source for cell in cells_of(ROOT / "notebooks" / "spark.ipynb", "markdown"))
+    assert GET in words and "CC BY-NC-SA 4.0" in words and "no commercial use" in words
+    assert words.index("CC BY-NC-SA 4.0") < words.index(GET) and words.index("agreed") < words.index(GET)
+
+
+def test_the_spark_notebook_clones_in_process_from_a_checkpoint(tmp_path: Path, spark_folder, monkeypatch) -> None:
+    """The published layout with tiny random networks: every step is real, the sound is noise."""
+    home = house_of_its_own(tmp_path / "home")
+    surroundings = {"RVC_ROOT": home, "RVC_SPARK_SPARK": spark_folder, "TRITON_SERVER_PORT": free_port()}
+    mine = write_audio(tmp_path / "mine.flac", Audio(0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32), 16_000))
+    given = {"text": "A short sentence, said twice.", "engine": "spark", "recording": str(mine), "seed": 3}
+    done = tmp_path / "done.ipynb"
+    told = run_spark_notebook(done, monkeypatch, surroundings, {**given, "transcript": "Ah."})
+    assert "spark speaks: as set." in told and re.search(r"spark_[0-9a-f]+\.safetensors: [\d,]+ bytes", told)
+    assert "pieces" in told and "left after" in told and "none was asked for" in told
+    shown = outputs_by_cell(done)
+    assert shown["stream"]["text/html"].count("data:image/png") == 1 and "<audio" in shown["rvc"]["text/html"]
+    compared = shown["compare"]["text/html"]
+    assert compared.count("<audio") == 2 and "failed" not in compared and "CC BY-NC-SA 4.0" in compared
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["done.ipynb", "home", "mine.flac"]
+
+
+def test_the_spark_notebook_starts_a_server_and_ends_it(tmp_path: Path, spark_folder, monkeypatch) -> None:
+    """A real tritonserver with the project's model repository over the tiny checkpoint."""
+    try:
+        check_platform()
+        choose_interpreter()
+    except TritonBootError as error:
+        pytest.skip(error.problem)
+    home, port = house_of_its_own(tmp_path / "home"), free_port()
+    (home / "assets" / "triton").mkdir()
+    (home / "assets" / "triton" / "runtime").symlink_to(ensure_runtime(RVCConfig().triton_dir).folder)
+    surroundings = {
+        "RVC_ROOT": home, "RVC_SPARK_SPARK": spark_folder,
+        "TRITON_SERVER_ADDR": "127.0.0.1", "TRITON_SERVER_PORT": port,
+    }  # fmt: skip
+    given = {"text": "A short sentence, said by a server.", "start_server": True, "seed": 3}
+    told = run_spark_notebook(tmp_path / "done.ipynb", monkeypatch, surroundings, given)
+    assert re.search(rf"127\.0\.0\.1:{port} \| embedded \|", told) and f"ready on 127.0.0.1:{port}" in told
+    assert "triton speaks: a server answers at" in told and "nothing of this notebook is left running" in told
+    compared = outputs_by_cell(tmp_path / "done.ipynb")["compare"]["text/html"]
+    assert compared.count("<audio") == 3 and "failed" not in compared
+    assert holder_of(port) is None and read_state(home / "assets" / "triton", port) is None
 
 
 async def execute_awake(client) -> None:

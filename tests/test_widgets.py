@@ -217,6 +217,13 @@ def test_the_player_refuses_what_it_cannot_play(tmp_path) -> None:
 # ---------------------------------------------------------------------------------------------------------- panel
 
 
+SURVEY = {
+    "triton": Choice("missing", "no Triton server at <localhost>:8001"),
+    "spark": Choice("ready", "a checkpoint is here"),
+    "espeak": Choice("ready", "embedded"),
+}
+
+
 class Recorder:
     """Stands in for the verbs: a panel hands over what was chosen and shows what comes back, so recorded calls and a
     ready-made conversion are enough."""
@@ -224,6 +231,7 @@ class Recorder:
     def __init__(self, error: BaseException | None = None) -> None:
         self.calls: list[tuple] = []
         self.error = error
+        self.survey = dict(SURVEY)
 
     def load(self, name: str) -> None:
         self.calls.append(("load", name))
@@ -239,13 +247,13 @@ class Recorder:
             engines={"device": Choice("cpu", "no CUDA device")},
         )  # fmt: skip
 
-    def speak(self, text: str, on_progress, **settings) -> SimpleNamespace:
-        self.calls.append(("speak", text))
+    def speak(self, text: str, engine: str, on_progress, **settings) -> SimpleNamespace:
+        self.calls.append(("speak", text, engine))
         source = tone(100, 0.3)
         return SimpleNamespace(source=source, conversion=self.convert(source, on_progress, **settings))
 
     def verbs(self) -> Verbs:
-        return Verbs(self.load, self.speak, self.convert)
+        return Verbs(self.load, self.speak, self.convert, lambda: dict(self.survey))
 
 
 def panel_with(recorder: Recorder, **arguments) -> VoicePanel:
@@ -312,6 +320,33 @@ def test_speak_loads_the_chosen_voice_once_and_hands_over_the_settings() -> None
     assert not panel.speak_button.disabled and panel.progress.value == 1.0
 
 
+def test_the_panel_offers_the_engines_that_are_ready_and_says_what_the_others_lack() -> None:
+    recorder = Recorder()
+    panel = panel_with(recorder, text="Hello.", engine="spark")
+    assert panel.engine == "spark" and list(dict(panel.engine_choice.options)) == ["auto", "spark", "espeak"]
+    assert "no Triton server at &lt;localhost&gt;" in panel.engine_note.value and "spark" not in panel.engine_note.value
+    panel.speak_button.click()
+    panel.engine_choice.value = "auto"
+    panel.speak_button.click()
+    assert [call for call in recorder.calls if call[0] == "speak"] == [
+        ("speak", "Hello.", "spark"), ("speak", "Hello.", "auto"),
+    ]  # fmt: skip
+    for engine, words in (("triton", "is not ready: no Triton server"), ("piper", "is unknown")):
+        with pytest.raises(ConfigError, match=words):
+            panel_with(recorder, engine=engine)
+
+
+def test_the_panel_looks_again_for_engines_and_keeps_what_was_chosen_if_it_can() -> None:
+    recorder = Recorder()
+    panel = panel_with(recorder, engine="spark")
+    recorder.survey["triton"] = Choice("ready", "a server answers")
+    panel.again_button.click()
+    assert panel.engine == "spark" and "triton" in dict(panel.engine_choice.options) and panel.engine_note.value == ""
+    recorder.survey["spark"] = Choice("missing", "its checkpoint is gone")
+    panel.again_button.click()
+    assert panel.engine == "auto" and "its checkpoint is gone" in panel.engine_note.value
+
+
 def test_convert_takes_the_uploaded_recording() -> None:
     recorder, sound = Recorder(), tone(300, 0.4)
     panel = panel_with(recorder)
@@ -366,7 +401,8 @@ def test_both_generations_of_ipywidgets_are_understood() -> None:
 
 def test_every_control_explains_itself_and_sliders_cover_a_value_outside_their_usual_span() -> None:
     panel = panel_with(Recorder())
-    for control in (panel.voice_choice, panel.key, panel.index_rate, panel.protect, panel.f0_method, panel.auto_key):
+    controls = (panel.voice_choice, panel.key, panel.index_rate, panel.protect, panel.f0_method, panel.auto_key)
+    for control in (*controls, panel.engine_choice, panel.again_button):
         words = getattr(control, "tooltip", None) or getattr(control, "description_tooltip", None)
         assert words and len(words) > 10
     assert slider("key", "key", 40.0, 0.5, (-24.0, 24.0)).max == 40.0

@@ -1,4 +1,4 @@
-"""What a notebook shows: sound players, figures and panels. The only home of matplotlib, IPython and ipywidgets.
+"""What a notebook shows: players, figures, tables, panels. The only home of matplotlib, IPython and ipywidgets.
 
     from rvc_spark.widgets import VoicePanel, show_audio, show_conversion
 
@@ -11,14 +11,23 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Comparison": "engines",
+    "Heard": "listening",
     "Picture": "plots",
+    "ProgressLine": "progress",
     "SoundPlayer": "sound",
+    "Table": "tables",
     "VoicePanel": "panels",
+    "compare_engines": "engines",
     "conversion_figure": "plots",
     "save_figure": "plots",
     "show_audio": "sound",
     "show_conversion": "plots",
+    "show_engines": "engines",
     "show_figure": "plots",
+    "show_server": "engines",
+    "show_stream": "listening",
+    "stream_figure": "listening",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,4 +1,4 @@
-"""A panel to choose a voice and how it sounds, with a button to speak a text and one to convert a recording.
+"""A panel to choose a voice, how it sounds and who speaks, with buttons to speak a text and to convert a recording.
 
     panel = VoicePanel(text="Good morning.")
     panel                              # the last line of a cell shows it
@@ -23,14 +23,20 @@ from rvc_spark.audio import Audio, read_audio
 from rvc_spark.errors import AudioError, ConfigError, RvcSparkError
 from rvc_spark.infer.pitch import PITCH_METHODS
 from rvc_spark.infer.settings import ConversionSettings
-from rvc_spark.rvc_init import convert_audio, get_vc, load_model, speak
+from rvc_spark.rvc_config import Choice
+from rvc_spark.rvc_init import convert_audio, get_speakers, get_vc, load_model, speak
 from rvc_spark.rvc_modules import Conversion
 from rvc_spark.widgets.controls import WIDE, button, choice, clear_uploads, setting_words, slider, tooltip, uploads
+from rvc_spark.widgets.engines import ready_engines
 from rvc_spark.widgets.plots import show_conversion
 from rvc_spark.widgets.sound import show_audio
 
 KEY_REACH = (-24.0, 24.0)  # two octaves either way; more is possible, and no voice sounds like itself there
 PANEL_SETTINGS = ("key", "auto_key", "index_rate", "protect", "f0_method")
+
+
+AUTO = "auto"
+ENGINE_WORDS = "who says the text, before it is converted; auto takes the best that is ready and says why"
 
 
 class Speaks(Protocol):
@@ -43,6 +49,11 @@ class Speaks(Protocol):
     def conversion(self) -> Conversion: ...
 
 
+def survey_engines() -> dict[str, Choice]:
+    """Every speech engine beside the shared VC, as ready or missing."""
+    return get_speakers().survey()
+
+
 @dataclass(frozen=True)
 class Verbs:
     """What the panel calls; a test or another front end may put its own here."""
@@ -50,22 +61,25 @@ class Verbs:
     load: Callable[[str], Any] = load_model
     speak: Callable[..., Speaks] = speak
     convert: Callable[..., Conversion] = convert_audio
+    survey: Callable[[], Mapping[str, Choice]] = survey_engines
 
 
 class VoicePanel:
-    """Voice, pitch, index rate, protect and pitch tracker, a text to speak, a recording to convert.
+    """Voice, pitch, index rate, protect and pitch tracker, a text to speak and by whom, a recording to convert.
 
     Args:
         voices: names to choose from; every usable voice of the shared VC if None.
         voice: the one chosen first.
         text: what the text box holds first.
         settings: first values of `key`, `auto_key`, `index_rate`, `protect`, `f0_method`.
+        engine: who speaks at first: "auto" or the name of an engine that is ready.
         verbs: the functions behind the buttons.
 
     Attributes:
         source, conversion: of the last click that succeeded; None before.
 
-    Raises ConfigError for a setting the panel does not have or a value out of range, and when there is no voice.
+    Raises ConfigError for a setting the panel does not have or a value out of range, when there is no such voice, and
+    for an engine that is not ready.
     """
 
     def __init__(
@@ -75,6 +89,7 @@ class VoicePanel:
         voice: str = "demo",
         text: str = "",
         settings: Mapping[str, Any] | None = None,
+        engine: str = AUTO,
         verbs: Verbs | None = None,
     ) -> None:
         first = dict(settings or {})
@@ -95,9 +110,11 @@ class VoicePanel:
         self._verbs = verbs or Verbs()
         self._loaded: str | None = None
         self._make_controls(names, voice, text, start)
+        self._make_engine_controls(engine)
         self.box = self._arranged()
         self.speak_button.on_click(self._on_speak)
         self.convert_button.on_click(self._on_convert)
+        self.again_button.on_click(lambda _button: self.refresh_engines())
 
     def _make_controls(self, names: list[str], voice: str, text: str, start: ConversionSettings) -> None:
         self.voice_choice = choice("voice", [(name, name) for name in names], voice, "who is to be heard")
@@ -125,6 +142,28 @@ class VoicePanel:
         self.status = ipywidgets.HTML(value="")
         self.output = ipywidgets.Output()
 
+    def _make_engine_controls(self, engine: str) -> None:
+        survey = self._verbs.survey()
+        ready = ready_engines(survey)
+        if engine not in (AUTO, *ready):
+            state = survey.get(engine)
+            raise ConfigError(
+                f"the speech engine {engine!r:.40} {f'is not ready: {state.reason}' if state else 'is unknown'}",
+                f"Choose {', '.join((AUTO, *ready))}.",
+            )
+        names = [(name, name) for name in (AUTO, *ready)]
+        self.engine_choice = choice("engine", names, engine, ENGINE_WORDS)
+        self.again_button = button("look again", "a server was started or a checkpoint came: find out who is ready now")
+        self.engine_note = ipywidgets.HTML(value=_engine_note(survey))
+
+    def refresh_engines(self) -> None:
+        """Find out anew which engines are ready; the chosen one stays chosen, or becomes auto when it is gone."""
+        survey = self._verbs.survey()
+        chosen, names = self.engine, [AUTO, *ready_engines(survey)]
+        self.engine_choice.options = [(name, name) for name in names]
+        self.engine_choice.value = chosen if chosen in names else AUTO
+        self.engine_note.value = _engine_note(survey)
+
     def _arranged(self) -> Any:
         rows = [
             self.voice_choice,
@@ -132,6 +171,8 @@ class VoicePanel:
             self.index_rate,
             self.protect,
             self.f0_method,
+            ipywidgets.HBox([self.engine_choice, self.again_button]),
+            self.engine_note,
             ipywidgets.HBox([self.text_box, self.speak_button]),
             ipywidgets.HBox([self.upload, self.convert_button]),
             ipywidgets.HBox([self.progress, self.status]),
@@ -143,7 +184,7 @@ class VoicePanel:
         display(self.box)
 
     def __repr__(self) -> str:
-        return f"VoicePanel(voice={self.voice!r}, settings={self.settings()!r})"
+        return f"VoicePanel(voice={self.voice!r}, engine={self.engine!r}, settings={self.settings()!r})"
 
     @property
     def voice(self) -> str:
@@ -154,6 +195,11 @@ class VoicePanel:
     def text(self) -> str:
         """What is to be said."""
         return self.text_box.value
+
+    @property
+    def engine(self) -> str:
+        """Who is to say it: "auto" or the name of an engine."""
+        return self.engine_choice.value
 
     def settings(self) -> dict[str, Any]:
         """The chosen values as keyword arguments for `speak` and `convert_audio`."""
@@ -174,7 +220,9 @@ class VoicePanel:
 
     def _on_speak(self, _button: Any) -> None:
         def work() -> tuple[Audio, Conversion]:
-            speech = self._verbs.speak(self.text, on_progress=self._show_progress, **self.settings())
+            speech = self._verbs.speak(
+                self.text, engine=self.engine, on_progress=self._show_progress, **self.settings()
+            )
             return speech.source, speech.conversion
 
         self._run(work)
@@ -229,3 +277,13 @@ class VoicePanel:
 def usable_voices() -> list[str]:
     """Names of the shared VC's voices whose files are in order."""
     return [listing.name for listing in get_vc().voices() if listing.error is None]
+
+
+def _engine_note(survey: Mapping[str, Choice]) -> str:
+    """Which engines cannot be chosen, and what each lacks."""
+    ready = ready_engines(survey)
+    rows = [
+        f"<div><b>{html.escape(name)}</b>: {html.escape(state.reason)}</div>"
+        for name, state in survey.items() if name not in ready
+    ]  # fmt: skip
+    return f'<div style="font-size:0.9em;line-height:1.4">not ready: {"".join(rows)}</div>' if rows else ""

@@ -106,12 +106,12 @@ def conversion_figure(
     rows[0].set_xlim(0.0, max(source.seconds, result.seconds))
     rows[-1].set_xlabel("time in seconds", color=look.ink)
     for axes in rows:
-        _dress(axes, look)
+        dress(axes, look)
     bar = figure.colorbar(image, ax=[rows[1], rows[3]], pad=0.01, aspect=40)
     bar.set_label("level in dB", color=look.ink, fontsize=8)
     bar.ax.tick_params(colors=look.ink, labelsize=8)
     if title:
-        figure.suptitle(_one_line(title), color=look.ink, fontsize=11, parse_math=False)
+        figure.suptitle(one_line(title), color=look.ink, fontsize=11, parse_math=False)
     return figure
 
 
@@ -127,7 +127,7 @@ def _checked_f0(f0: np.ndarray | None, name: str) -> tuple[np.ndarray, np.ndarra
     return f0_line(values)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Printable and short enough for the width of a figure."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * TITLE_LETTERS])
     plain = " ".join(plain.split())
@@ -184,7 +184,8 @@ def _draw_pitches(axes: Axes, contours: list, parts: tuple, look: Theme) -> None
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=2, fontsize=8, frameon=False, labelcolor=look.ink)
 
 
-def _dress(axes: Axes, look: Theme) -> None:
+def dress(axes: Axes, look: Theme) -> None:
+    """Give axes the colours of a theme."""
     axes.set_facecolor(look.paper)
     axes.tick_params(colors=look.ink, labelsize=8)
     axes.grid(axis="x", color=look.grid, linewidth=0.6)
