@@ -46,7 +46,7 @@ class Precision:
 
 
 def choose_precision(config: RVCConfig, device: str) -> Precision:
-    """By the setting `precision` and the device, with reasons. Left to itself the language model takes bf16 on a GPU."""
+    """By the setting `precision` and the device, with reasons. "auto" is bf16 for the language model on a GPU."""
     asked = config.precision
     if asked == "auto" and not device.startswith("cuda"):
         return Precision(Choice("fp32", "exact"), Choice("fp32", "exact"))
