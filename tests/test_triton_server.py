@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from spark_maker import make_spark_folder
 from trivial_triton import (
     BROKEN,
     ONE,
@@ -30,14 +31,20 @@ from trivial_triton import (
     write_model,
 )
 
-from rvc_spark.errors import TritonBootError, TritonModelError, TritonRequestError, TritonUnreachableError
+from rvc_spark.errors import (
+    ConfigError,
+    TritonBootError,
+    TritonModelError,
+    TritonRequestError,
+    TritonUnreachableError,
+)
 from rvc_spark.tts.triton_embedded import EmbeddedServer, launch
-from rvc_spark.tts.triton_http import ServerApi
+from rvc_spark.tts.triton_http import UNHEALTHY, ServerApi
 from rvc_spark.tts.triton_log import BootLog, LogReader
 from rvc_spark.tts.triton_ports import Ports, holder_of
 from rvc_spark.tts.triton_server import BootOptions, TritonHandle, boot_triton
 from rvc_spark.tts.triton_state import read_state, remove_state, write_state
-from rvc_spark.tts.triton_supervisor import Supervisor, SupervisorSettings, stubs_of
+from rvc_spark.tts.triton_supervisor import Supervisor, SupervisorSettings, probe, stubs_of
 
 __all__ = ["config", "repository", "runtime", "shared_runtime"]  # fixtures
 
@@ -249,6 +256,8 @@ def test_a_model_whose_process_died_is_loaded_again(supervisor, model) -> None:
         if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(pid, signal.SIGKILL)
     until(lambda: not stubs_of(supervisor.server)[model])
+    with pytest.raises(TritonModelError, match=UNHEALTHY):  # from now on the server cannot unload it any more
+        probe(api, model, api.config(model), PATIENCE)
     assert api.ready() and api.model_ready(model), "the server notices by itself now; the supervisor may rest"
     supervisor.look()
     assert [(event.kind, event.what) for event in supervisor.events] == [("reloaded", model)]
@@ -258,14 +267,16 @@ def test_a_model_whose_process_died_is_loaded_again(supervisor, model) -> None:
 
 
 def test_one_of_several_instances_is_missed(runtime, tmp_path) -> None:
-    folder = write_model(tmp_path / "many", instances=3)
-    server = launch(folder, runtime)
+    server = launch(write_model(tmp_path / "many", instances=3), runtime)
     watch = Supervisor(server, lambda give_up: server)
     try:
-        os.kill(stub_pids(server.pid)[1], signal.SIGKILL)
-        until(lambda: stubs_of(server)["double"] == 2)
+        old = stub_pids(server.pid)
+        os.kill(old[1], signal.SIGKILL)
+        until(lambda: len(stubs_of(server)["double"]) == 2)
         watch.look()
-        assert watch.events[0].kind == "reloaded" and stubs_of(server)["double"] == 3
+        assert watch.events[0].kind == "reloaded" and len(stubs_of(server)["double"]) == 3
+        assert not stubs_of(server)["double"] & set(old)
+        assert doubles(server.api)
     finally:
         server.stop(grace=0)
 
@@ -416,6 +427,23 @@ def test_what_is_no_triton_server_is_named(config, repository) -> None:
         finally:
             stop.set()
             thread.join()
+
+
+def test_the_projects_own_models_boot_and_bear_the_probes(config, tmp_path) -> None:
+    spark = config.model_copy(update={"spark": make_spark_folder(tmp_path / "Spark-TTS-0.5B"), "device": "cpu"})
+    handle = boot_triton(spark, BootOptions(kind="embedded", supervise=False))
+    try:
+        assert handle.signature.rvc_spark and handle.signature.decoupled
+        assert str(handle.signature).startswith("spark_tts, streaming, rvc-spark ")
+        handle._server.look()
+        assert handle.events == ()
+    finally:
+        handle.stop(grace=0)
+
+
+def test_a_kind_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="kind='vm' is no way.*auto, running, docker, embedded"):
+        BootOptions(kind="vm")
 
 
 def test_another_machine_is_never_replaced_by_this_one(config) -> None:

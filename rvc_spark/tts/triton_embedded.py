@@ -138,10 +138,10 @@ def launch(
                 if given_up.wait(POLL):
                     raise TritonBootError("the start of the Triton server was given up", "Start it again.")
             return server
-        except _PortTaken:
+        except _PortTaken as error:
             server.stop(grace=0.0)
             if not chosen_here or attempt + 1 == PORT_TRIES:
-                raise
+                raise TritonBootError(error.problem, error.next_step) from error
         except BaseException:
             server.stop(grace=0.0)
             raise

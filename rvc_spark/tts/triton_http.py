@@ -20,6 +20,7 @@ from rvc_spark.errors import (
 )
 from rvc_spark.tts.triton_log import clean
 
+UNHEALTHY = "is not healthy"  # the server's words for a model whose process is gone
 MAX_ANSWER = 64 << 20  # bytes; a stranger's server must not fill the memory
 
 
@@ -128,10 +129,10 @@ class ServerApi:
     def _refusal(self, status: int, text: str, path: str) -> TritonError:
         """An error answer as the leaf that fits; 4xx of a model path is a missing model or a wrong request."""
         try:
-            words = str(json.loads(text)["error"])
+            words = str(json.loads(text.removeprefix("data:"))["error"])  # a stream refuses in its own form
         except (ValueError, KeyError, TypeError):
             words = text[:200] or f"HTTP status {status}"
         missing = "unknown model" in words or "is not found" in words or "no available versions" in words
-        if missing or status >= 500 and status != 501:
+        if missing or UNHEALTHY in words or status >= 500 and status != 501:
             return TritonModelError(f"{self.address}{path}: {clean(words)}", "rvc-spark triton logs shows the reason.")
         return TritonRequestError(f"{self.address}{path}: {clean(words)}", "The same request would be refused again.")

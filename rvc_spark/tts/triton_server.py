@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from rvc_spark.errors import TritonBootError
+from rvc_spark.errors import ConfigError, TritonBootError
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.tts.triton_docker import ContainerPlan, DockerServer, launch_docker, prepare_docker
 from rvc_spark.tts.triton_embedded import GRACE, EmbeddedServer, launch
@@ -41,6 +41,7 @@ from rvc_spark.tts.triton_state import (
 )
 from rvc_spark.tts.triton_supervisor import ServerEvent, Supervisor, SupervisorSettings
 
+KINDS = ("auto", "running", "docker", "embedded")
 EVENTS_NOTED = 20  # in the state file, for `rvc-spark triton status`
 
 
@@ -49,10 +50,10 @@ class BootOptions:
     """How to come to a server.
 
     kind: "auto" takes what runs, else Docker, else embedded; the others take only that. repository: of models; None is
-    the project's own, filled for the checkpoint of the configuration. models: which must be ready; the first ones the
-    server loads everything else for. ports: None follows the configuration; a 0 in it lets the system choose.
-    timeout: seconds for loading. image: of Docker; None is the published one. dedicated: this process is there for the
-    server alone, so `rvc-spark triton down` may end it.
+    the project's own, filled for the checkpoint of the configuration. models: those without which the server is of no
+    use; a server started here loads all of its repository. ports: None follows the configuration; a 0 in it lets the
+    system choose. timeout: seconds for loading. image: of Docker; None is the published one. dedicated: this process
+    is there for the server alone, so `rvc-spark triton down` may end it.
     """
 
     kind: Literal["auto", "running", "docker", "embedded"] = "auto"
@@ -64,6 +65,10 @@ class BootOptions:
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     image: str | None = None
     dedicated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind={self.kind!r:.40} is no way to a Triton server", f"Choose {', '.join(KINDS)}.")
 
 
 class TritonHandle:
@@ -130,9 +135,9 @@ class TritonHandle:
         if os.getpid() != self._owner:
             return
         with self._stopping:
-            server, self._server = self._server, None
-            if server is not None:
-                server.stop(grace)
+            if self._server is not None:
+                self._server.stop(grace)  # an engine that does not obey raises, and may be asked again
+                self._server = None
                 atexit.unregister(self.stop)
                 if self._note is not None:
                     self._note.forget()
@@ -265,9 +270,11 @@ def _embedded(
 
 def own_repository(config: RVCConfig) -> Path:
     """The project's model repository, filled for the configuration's checkpoint. Raises what the filling raises."""
-    from rvc_spark.tts.triton_repository import write_repository
+    from rvc_spark.tts.triton_repository import RepositorySettings, write_repository
 
-    return write_repository(config.triton_dir / "model_repo", config)
+    device, precision = config.device_choice().value, config.precision_choice().value
+    settings = RepositorySettings(config.spark_dir, device=device, precision=precision)
+    return write_repository(config.triton_dir / "model_repo", settings)
 
 
 def _handle(

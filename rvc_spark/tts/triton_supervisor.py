@@ -8,9 +8,11 @@ server's own word that its process is gone counts, so a model need not be able t
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,10 @@ from rvc_spark.errors import (
     TritonUnreachableError,
 )
 from rvc_spark.tts.triton_embedded import GRACE, EmbeddedServer
-from rvc_spark.tts.triton_http import ServerApi
+from rvc_spark.tts.triton_http import UNHEALTHY, ServerApi
 
 STUB = "triton_python_backend_stub"
-UNHEALTHY = "is not healthy"  # the server's words for a model process that is gone
+DEAD_SECONDS, BUSY_SECONDS = 2.0, 10.0  # patience with the unloading of a model without and with living processes
 EVENTS_KEPT = 200
 DYING_SECONDS = 2.0  # a server that was killed refuses connections a moment before its end is known
 
@@ -79,7 +81,7 @@ class Supervisor:
         self._mended: dict[str, list[float]] = {}
         self._given_up: set[str] = set()
         self._unloaded: dict[str, str] = {}  # models that did not load again, with the reason they had to
-        self._processes = stubs_of(server)
+        self._expected = counts_of(server)
 
     @property
     def events(self) -> tuple[ServerEvent, ...]:
@@ -142,8 +144,8 @@ class Supervisor:
             if self._ending.is_set():
                 return
             reason = ""
-            if running[model] < self._processes[model]:
-                reason = f"{self._processes[model] - running[model]} of its processes died"
+            if len(running[model]) < self._expected[model]:
+                reason = f"{self._expected[model] - len(running[model])} of its processes died"
             else:
                 reason = self._probe(model, config)
             if reason:
@@ -161,10 +163,8 @@ class Supervisor:
             self._tell("silent", model, error.problem)
         except TritonUnreachableError:
             pass  # the server itself: the next round
-        except TritonModelError as error:
+        except TritonError as error:  # else refused by the model itself, so it lives
             return "its process died" if UNHEALTHY in error.problem else ""
-        except TritonError:
-            pass  # refused by the model itself, so it lives
         return ""
 
     def _reload(self, model: str, reason: str) -> None:
@@ -172,7 +172,7 @@ class Supervisor:
             return
         began = time.monotonic()
         try:
-            reload_model(self.server.api, model, self.settings.load_seconds)
+            reload_model(self.server, model, self.settings.load_seconds)
         except TritonUnreachableError:
             return  # the server died meanwhile; the next round starts it anew
         except TritonError as error:
@@ -180,7 +180,6 @@ class Supervisor:
             self._tell("silent", model, f"{reason}, and it does not load again: {error.problem}")
             return
         self._unloaded.pop(model, None)
-        self._processes[model] = max(self._processes[model], stubs_of(self.server)[model])
         self._tell("reloaded", model, f"{reason}; ready again after {time.monotonic() - began:.1f} s")
 
     def _restart(self, reason: str) -> None:
@@ -192,7 +191,7 @@ class Supervisor:
         except RvcSparkError as error:
             self._tell("silent", "server", f"{reason}, and it does not start again: {error.problem}")
             return
-        self._processes = stubs_of(self.server)
+        self._expected = counts_of(self.server)
         self._unloaded.clear()
         self._tell("restarted", "server", f"{reason}; ready again after {time.monotonic() - began:.1f} s")
 
@@ -252,20 +251,30 @@ def probe(api: ServerApi, model: str, config: dict[str, Any], timeout: float) ->
         api.infer(model, inputs, timeout)
 
 
-def reload_model(api: ServerApi, model: str, timeout: float) -> None:
-    """Unload a model, wait until it is gone, load it again. Raises the errors of `ServerApi`."""
-    deadline = time.monotonic() + timeout
+def reload_model(server: EmbeddedServer, model: str, timeout: float) -> None:
+    """Unload a model and load it again. Raises the errors of `ServerApi`.
+
+    A dead instance that has been asked for something since stays "unloading" for ever; the model can be loaded beside
+    it all the same. What still runs of its processes then is ended, or its memory would be held twice.
+    """
+    api, old = server.api, stubs_of(server)[model]
     api.unload(model, timeout)
+    deadline = time.monotonic() + (BUSY_SECONDS if old else DEAD_SECONDS)
     while any(row["name"] == model and row.get("state") not in (None, "UNAVAILABLE") for row in api.index()):
         if time.monotonic() > deadline:
-            raise TritonTimeoutError(f"{model} was not unloaded within {timeout:g} s", "Restart the server.")
+            break
         time.sleep(0.05)
-    api.load(model, max(deadline - time.monotonic(), 1.0))
+    api.load(model, timeout)
+    for pid in old & stubs_of(server)[model]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
-def stubs_of(server: EmbeddedServer) -> Counter[str]:
-    """How many processes each model of a server has at this moment."""
-    found: Counter[str] = Counter()
+def stubs_of(server: EmbeddedServer) -> defaultdict[str, set[int]]:
+    """The processes of each model of a server at this moment."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
@@ -275,5 +284,10 @@ def stubs_of(server: EmbeddedServer) -> Counter[str]:
         except OSError:
             continue
         if parent == server.pid:
-            found[Path(words[1].decode("utf-8", "replace")).parent.parent.name] += 1
+            found[Path(words[1].decode("utf-8", "replace")).parent.parent.name].add(int(entry.name))
     return found
+
+
+def counts_of(server: EmbeddedServer) -> Counter[str]:
+    """How many processes each model of a server has at this moment."""
+    return Counter({model: len(pids) for model, pids in stubs_of(server).items()})
