@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from trivial_triton import (
     BROKEN,
+    PATIENCE,
     config,
     doubles,
     gone,
@@ -55,6 +57,19 @@ def up(repository: Path, *words: str) -> list[str]:
     return ["up", "--kind", "embedded", "--repository", str(repository), "--model", "double", *words]
 
 
+@contextmanager
+def followed() -> Iterator[list[str]]:
+    """`logs --follow` in a process of its own, which must end by itself when the server does."""
+    command = [sys.executable, "-m", "rvc_spark", "triton", "logs", "-f", "-n", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        lines: list[str] = []
+        reading = threading.Thread(target=lambda: lines.extend(follower.stdout))
+        reading.start()
+        yield lines
+        reading.join(PATIENCE)
+        assert follower.wait(PATIENCE) == 0
+
+
 def test_up_status_logs_down_each_twice(capsys, home, repository) -> None:
     port = str(home.triton_port)
     code, (report,), _ = run(capsys, "status")
@@ -82,28 +97,17 @@ def test_up_status_logs_down_each_twice(capsys, home, repository) -> None:
     assert run(capsys, "logs", "-n", "0")[1] == []
 
     pids = [owner.pid, owner.server_pid, *stub_pids(owner.server_pid)]
-    code, (report,), _ = run(capsys, "down")
+    with followed() as lines:
+        until(lambda: any("Started GRPCInferenceService" in line for line in lines))
+        assert not any("Signal (15)" in line for line in lines)
+        code, (report,), _ = run(capsys, "down")
+    assert any("Signal (15)" in line for line in lines), "the last words were not followed"
     assert code == 0 and report == {"port": int(port), "stopped": True}
     assert all(gone(pid) for pid in pids) and not api.live()
     code, (report,), _ = run(capsys, "down")
     assert code == 0 and not report["stopped"]
     assert run(capsys, "status")[0] == 1
     assert any("successfully unloaded" in line["line"] for line in run(capsys, "logs", "-n", "100")[1])
-
-
-def test_logs_are_followed_until_the_end(home, repository) -> None:
-    assert main(["triton", *up(repository)]) == 0
-    command = [sys.executable, "-m", "rvc_spark", "triton", "logs", "-f", "-n", "1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
-        lines: list[str] = []
-        reading = threading.Thread(target=lambda: lines.extend(follower.stdout))
-        reading.start()
-        until(lambda: any("Started GRPCInferenceService" in line for line in lines))
-        assert not any("Signal (15)" in line for line in lines)
-        assert main(["triton", "down"]) == 0
-        reading.join(30)
-        assert follower.wait(30) == 0
-    assert any("Signal (15)" in line for line in lines)
 
 
 def test_an_owner_killed_takes_its_server_along_and_is_forgotten(capsys, home, repository) -> None:
