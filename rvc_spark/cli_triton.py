@@ -40,7 +40,8 @@ def _options(arguments: argparse.Namespace) -> Any:
     from rvc_spark.tts.triton_ports import Ports, usual_ports
     from rvc_spark.tts.triton_server import BootOptions
 
-    chosen: dict[str, Any] = {"kind": arguments.kind, "dedicated": arguments.foreground, "timeout": arguments.timeout}
+    chosen: dict[str, Any] = {"kind": arguments.kind, "dedicated": arguments.foreground}
+    chosen |= {"timeout": arguments.timeout, "image": arguments.image}
     if arguments.repository is not None:
         chosen["repository"] = arguments.repository
     if arguments.model:
@@ -103,7 +104,8 @@ def _up_detached(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / f"up-{_port(arguments)}.log"
     command = [sys.executable, "-m", "rvc_spark", "triton", "up", "--foreground", "--json", "--kind", arguments.kind]
-    command += ["--timeout", str(arguments.timeout)]
+    command += [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
+    command += [] if arguments.image is None else ["--image", arguments.image]
     command += [] if arguments.port is None else ["--port", str(arguments.port)]
     command += [] if arguments.repository is None else ["--repository", str(arguments.repository.resolve())]
     command += [word for model in arguments.model for word in ("--model", model)]
@@ -303,7 +305,8 @@ def add_triton(commands: Any) -> None:
     made["up"].add_argument("--kind", choices=KINDS, default="auto", help="default: Docker where it can, else embedded")
     made["up"].add_argument("--repository", type=Path, help="another folder of models, for the embedded server")
     made["up"].add_argument("--model", action="append", default=[], help="wait for this one (default: spark_tts)")
-    made["up"].add_argument("--timeout", type=float, default=300.0, help="seconds for loading (default: 300)")
+    made["up"].add_argument("--timeout", type=float, help="seconds for loading (default: 300, in Docker 3600)")
+    made["up"].add_argument("--image", help="of Docker, fetched if it is not here (default: our own, which is built)")
     made["up"].add_argument("--foreground", action="store_true", help="stay with the server; Ctrl-C ends it")
     made["logs"].add_argument("-f", "--follow", action="store_true", help="go on until the server ends")
     made["logs"].add_argument("-n", "--lines", type=int, default=LOG_LINES, help=f"default: {LOG_LINES}")

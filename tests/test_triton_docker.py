@@ -15,9 +15,10 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from spark_maker import make_spark_folder
 from trivial_triton import three_free_ports, until
 
-from rvc_spark.errors import TritonBootError
+from rvc_spark.errors import AssetError, TritonBootError
 from rvc_spark.rvc_config import RVCConfig
 from rvc_spark.tts import triton_containers, triton_docker
 from rvc_spark.tts.triton_containers import engine_problem, find_engine, find_gpu, pull_image
@@ -107,9 +108,15 @@ def make_fake(tmp_path, monkeypatch):
     return make
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return make_spark_folder(tmp_path_factory.mktemp("spark") / "Spark-TTS-0.5B")
+
+
 @pytest.fixture
-def config(tmp_path) -> RVCConfig:
-    return RVCConfig(root=tmp_path / "home", triton_host="localhost", triton_port=three_free_ports())
+def config(tmp_path, checkpoint) -> RVCConfig:
+    grpc = three_free_ports()
+    return RVCConfig(root=tmp_path / "home", spark=checkpoint, triton_host="localhost", triton_port=grpc)
 
 
 class PublicServer(http.server.BaseHTTPRequestHandler):
@@ -160,7 +167,7 @@ def served(config, tmp_path):
 
 def refused(config: RVCConfig, pattern: str, **changes) -> TritonBootError:
     with pytest.raises(TritonBootError, match=pattern) as caught:
-        boot_triton(config, BootOptions(kind="docker", timeout=5, **changes))
+        boot_triton(config, BootOptions(kind="docker", timeout=10, **changes))
     assert caught.value.exit_code == 12 and caught.value.next_step
     return caught.value
 
@@ -262,8 +269,11 @@ def test_an_image_that_cannot_be_pulled(make_fake, config, said, found) -> None:
     fake = make_fake()
     fake.says("image inspect", code=1)
     fake.says(" pull ", "25.02: Pulling from soar97/triton-spark-tts\n", err=said + "\n", code=1)
-    refused(config, found)
-    assert fake.calls("pull") == [["docker", "pull", IMAGE]] and not fake.calls("run")
+    refused(config, found, image="x/y:1")
+    assert fake.calls("pull") == [["docker", "pull", "x/y:1"]] and not fake.calls("run")
+    fake.says(" build ", "#2 [1/3] FROM nvcr.io/nvidia/tritonserver\n", err=said + "\n", code=1)
+    refused(config, found.replace("fetched", "built"))
+    assert len(fake.calls("pull")) == 1 and not fake.calls("run")
 
 
 def test_no_room_for_the_image(make_fake, config, tmp_path, monkeypatch) -> None:
@@ -273,7 +283,28 @@ def test_no_room_for_the_image(make_fake, config, tmp_path, monkeypatch) -> None
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**11, 10**11, 3 * 10**9))
     refused(config, "has 3 GB free; the image .* needs 40 GB")
-    assert not fake.calls("pull")
+    refused(config, "has 3 GB free; the image x/y:1 needs 40 GB", image="x/y:1")
+    assert not fake.calls("pull") and not fake.calls("build")
+
+
+def test_the_projects_own_image_is_built(make_fake, config, served) -> None:
+    fake = make_fake()
+    fake.says("image inspect", code=1)
+    steps_said = "#5 [2/3] RUN python3 -m pip install\n#6 [3/3] COPY . /opt/rvc_spark/python/rvc_spark\n#6 DONE 1s\n"
+    fake.says(" build ", steps_said)
+    steps = []
+    boot_triton(config, BootOptions(kind="docker"), on_progress=steps.append).stop()
+    (build,) = fake.calls("build")
+    assert build[1:4] == ["build", "--tag", IMAGE] and Path(build[5]).is_file() and (Path(build[6]) / "tts").is_dir()
+    said = [step.message for step in steps]
+    assert f"building the image {IMAGE}" in said and "#5 [2/3] RUN python3 -m pip install" in said
+
+
+def test_no_checkpoint(make_fake, config, tmp_path) -> None:
+    fake = make_fake()
+    with pytest.raises(AssetError, match="assets get spark"):
+        boot_triton(config.model_copy(update={"spark": tmp_path / "nowhere"}), BootOptions(kind="docker"))
+    assert not fake.calls("run")
 
 
 def test_the_pull_is_followed(make_fake) -> None:
@@ -281,7 +312,7 @@ def test_the_pull_is_followed(make_fake) -> None:
     fake.says(" pull ", "".join(f"a{n}: Pull complete\n" for n in range(3)) + "Status: Downloaded newer image\n")
     steps = []
     pull_image(find_engine(), "x/y:1", steps.append)
-    assert [step.message for step in steps[1:]] == [f"{n} layers of x/y:1 are here" for n in (1, 2, 3)]
+    assert [step.message for step in steps[1:]] == [f"a{n}: Pull complete" for n in range(3)]
 
 
 # --- starting, waiting, ending

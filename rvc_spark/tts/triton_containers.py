@@ -26,6 +26,9 @@ CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))  # where the NVIDIA toolk
 ASK_SECONDS = 30.0  # a daemon that hangs must not hang the search
 INSTEAD = "Or let the embedded server run: --kind embedded."
 
+# Lines of a pull or a build that a waiting person wants: a layer that has come, a step that has begun.
+_STEP = re.compile(r"Pull complete|Copying blob|^#\d+ \[\s*\d+/\d+\]|^Step \d+/\d+|^STEP \d+/\d+")
+
 # How an engine's own words about a pull or a start map to a sentence: (pattern, what is wrong, what to do).
 FAILURES = (
     (r"(?i)no space left on device", "the disk is full", "Free 40 GB, or move the engine's data folder."),
@@ -35,12 +38,14 @@ FAILURES = (
         "Log in with `docker login`, or build the image from the Dockerfile of this project.",
     ),
     (
-        r"(?i)manifest unknown|not found: manifest|manifest for .* not found|repository does not exist",
+        r"(?i)manifest unknown|not found: manifest|manifest for .* not found|repository does not exist"
+        r"|failed to resolve source metadata.*not found",
         "the registry has no such image",
         "Check its name and tag, or build the image from the Dockerfile of this project.",
     ),
     (
-        r"(?i)no such host|i/o timeout|connection refused|TLS handshake|network is unreachable|dial tcp",
+        r"(?i)no such host|i/o timeout|connection refused|TLS handshake|network is unreachable|dial tcp"
+        r"|name resolution",
         "the registry does not answer",
         "Check the network or the proxy of the container engine.",
     ),
@@ -150,31 +155,41 @@ def image_is_here(engine: ContainerEngine, image: str) -> bool:
 
 def pull_image(engine: ContainerEngine, image: str, on_progress: OnProgress = None) -> None:
     """Fetch an image, its layers followed. Raises TritonBootError: no room, refused, unknown, no network."""
+    need_room(engine, image)
+    report(on_progress, 0.05, f"fetching the image {image}")
+    follow([engine.program, "pull", image], f"the image {image} cannot be fetched", on_progress)
+
+
+def need_room(engine: ContainerEngine, image: str) -> None:
+    """Raises TritonBootError when the engine's disk cannot hold another image of this size."""
     free = shutil.disk_usage(engine.root).free if engine.root is not None else IMAGE_BYTES
     if free < IMAGE_BYTES:
         raise TritonBootError(
             f"{engine.root} has {free / 1e9:.0f} GB free; the image {image} needs {IMAGE_BYTES / 1e9:.0f} GB",
             f"Free some space, or move the data folder of {engine.name}. {INSTEAD}",
         )
-    report(on_progress, 0.05, f"fetching the image {image}")
-    done = 0
-    lines = []
+
+
+def follow(command: Sequence[str], what: str, on_progress: OnProgress = None) -> None:
+    """Run a long command of an engine; its telling lines become progress up to 0.4. Raises TritonBootError: `what`."""
+    lines: list[str] = []
+    steps = 0
     with subprocess.Popen(
-        [engine.program, "pull", image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace", env=subprocess_environment(),
+        list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8", errors="replace", env=subprocess_environment(),
     ) as running:  # fmt: skip
         try:
             for line in running.stdout:
-                lines.append(line.rstrip())
-                if "Pull complete" in line or "Copying blob" in line:
-                    done += 1
-                    report(on_progress, min(0.05 + 0.01 * done, 0.4), f"{done} layers of {image} are here")
-        finally:
-            if running.poll() is None and len(lines) == 0:
-                running.terminate()
+                lines = [*lines, line.rstrip()][-200:]
+                if _STEP.search(line):
+                    steps += 1
+                    report(on_progress, min(0.05 + 0.01 * steps, 0.4), clean(line)[:120])
+        except BaseException:
+            running.terminate()  # the wait was interrupted
+            raise
         code = running.wait()
     if code:
-        raise engine_problem(f"the image {image} cannot be fetched", lines)
+        raise engine_problem(what, lines)
 
 
 def engine_problem(what: str, lines: Sequence[str]) -> TritonBootError:

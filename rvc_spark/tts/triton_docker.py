@@ -14,20 +14,27 @@ from pathlib import Path
 
 from rvc_spark.errors import TritonBootError
 from rvc_spark.rvc_config import PACKAGE, RVCConfig, subprocess_environment
-from rvc_spark.tts.triton_containers import ContainerEngine, ask, engine_problem, find_engine, image_is_here, pull_image
+from rvc_spark.tts.spark_checkpoint import SparkFolder
+from rvc_spark.tts.triton_build import CHECKPOINT_INSIDE, IMAGE, SHARED_MEMORY, WORK_INSIDE, image_command
+from rvc_spark.tts.triton_containers import (
+    ContainerEngine,
+    ask,
+    engine_problem,
+    find_engine,
+    follow,
+    image_is_here,
+    need_room,
+    pull_image,
+)
 from rvc_spark.tts.triton_http import ServerApi
 from rvc_spark.tts.triton_log import BootLog, LogReader, OnProgress, clean, report
 from rvc_spark.tts.triton_ports import LOOPBACK, Ports
 from rvc_spark.tts.triton_supervisor import ServerEvent
 
-IMAGE = "soar97/triton-spark-tts:25.02"
 COMPOSE_FILE = PACKAGE / "tts" / "triton" / "compose.yaml"
-SHARED_MEMORY = "1g"  # of the container: the Python backend's tensors travel through it
 STOP_SECONDS = 20  # between SIGTERM and SIGKILL
 LOG_SECONDS = 10.0  # for the rest of an ended container's log
 POLL = 1.0  # seconds; each look at a container is a program started
-CHECKPOINT_INSIDE = "/opt/rvc_spark/checkpoint"
-WORK_INSIDE = "/opt/rvc_spark/work"
 
 
 @dataclass(frozen=True)
@@ -170,9 +177,10 @@ def take_down(plan: ContainerPlan, grace: float = STOP_SECONDS) -> None:
 def prepare_docker(
     config: RVCConfig, ports: Ports, image: str | None, *, fetch: bool, on_progress: OnProgress = None
 ) -> ContainerPlan:
-    """Everything up to the start. fetch: download the image when it is not here, which "auto" never does by itself.
+    """Everything up to the start. image: None is the project's own, which is built, not fetched. fetch: get the image
+    when it is not here, which "auto" never does by itself: that takes gigabytes.
 
-    Raises TritonBootError naming what lacks.
+    Raises TritonBootError naming what lacks, AssetError without a checkpoint.
     """
     name = image or IMAGE
     engine = find_engine()
@@ -180,15 +188,25 @@ def prepare_docker(
         if not fetch:
             raise TritonBootError(
                 f"no Docker: the image {name} is not on this machine",
-                "Fetch it (more than 10 GB) with rvc-spark triton up --kind docker.",
+                "Get it (more than 20 GB) with rvc-spark triton up --kind docker.",
             )
         if config.offline:
             raise TritonBootError(
                 f"the image {name} is not on this machine and offline mode is on",
                 "Bring it with `docker load`, or unset RVC_SPARK_OFFLINE.",
             )
-        pull_image(engine, name, on_progress)
+        _get_image(engine, name, image is None, on_progress)
+    SparkFolder(config.spark_dir).check()
     return ContainerPlan(engine, name, ports, config.spark_dir, config.triton_dir / "container", COMPOSE_FILE)
+
+
+def _get_image(engine: ContainerEngine, name: str, own: bool, on_progress: OnProgress) -> None:
+    if not own:
+        pull_image(engine, name, on_progress)
+        return
+    need_room(engine, name)
+    report(on_progress, 0.05, f"building the image {name}")
+    follow(image_command(engine.program, name), f"the image {name} cannot be built", on_progress)
 
 
 def launch_docker(

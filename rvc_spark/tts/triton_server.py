@@ -42,6 +42,8 @@ from rvc_spark.tts.triton_state import (
 from rvc_spark.tts.triton_supervisor import ServerEvent, Supervisor, SupervisorSettings
 
 KINDS = ("auto", "running", "docker", "embedded")
+EMBEDDED_SECONDS = 300.0  # a model of half a gigabyte from a slow disk
+DOCKER_SECONDS = 3_600.0  # the first start in a container builds an engine for the GPU
 EVENTS_NOTED = 20  # in the state file, for `rvc-spark triton status`
 
 
@@ -52,15 +54,15 @@ class BootOptions:
     kind: "auto" takes what runs, else Docker, else embedded; the others take only that. repository: of models; None is
     the project's own, filled for the checkpoint of the configuration. models: those without which the server is of no
     use; a server started here loads all of its repository. ports: None follows the configuration; a 0 in it lets the
-    system choose. timeout: seconds for loading. image: of Docker; None is the published one. dedicated: this process
-    is there for the server alone, so `rvc-spark triton down` may end it.
+    system choose. timeout: seconds for loading; None is EMBEDDED_SECONDS or DOCKER_SECONDS. image: of Docker; None is
+    the project's own. dedicated: this process is there for the server alone, so `rvc-spark triton down` may end it.
     """
 
     kind: Literal["auto", "running", "docker", "embedded"] = "auto"
     repository: Path | None = None
     models: tuple[str, ...] = (FRONT_MODEL,)
     ports: Ports | None = None
-    timeout: float = 300.0
+    timeout: float | None = None
     supervise: bool = True
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
     image: str | None = None
@@ -241,7 +243,8 @@ def _docker(
     config: RVCConfig, options: BootOptions, plan: ContainerPlan, why: str, on_progress: OnProgress
 ) -> TritonHandle:
     logs = config.triton_dir / "logs"
-    server = launch_docker(plan, logs, models=options.models, timeout=options.timeout, on_progress=on_progress)
+    timeout = options.timeout or DOCKER_SECONDS
+    server = launch_docker(plan, logs, models=options.models, timeout=timeout, on_progress=on_progress)
     return _handle(config, options, Choice("docker", f"{why}; {server.reason}"), plan.ports, server)
 
 
@@ -252,16 +255,12 @@ def _embedded(
     choose_interpreter()  # before a repository is written that nothing here could serve
     repository = options.repository or own_repository(config)
     runtime = ensure_runtime(config.triton_dir, on_progress, offline=config.offline)
-    models = ("*",)
+    timeout = options.timeout or EMBEDDED_SECONDS
     began = time.monotonic()
-    server = launch(
-        repository, runtime, ports=ports, models=models, timeout=options.timeout, on_progress=on_progress
-    )
+    server = launch(repository, runtime, ports=ports, timeout=timeout, on_progress=on_progress)
 
     def again(give_up: threading.Event) -> EmbeddedServer:
-        return launch(
-            repository, runtime, ports=server.ports, models=models, timeout=options.timeout, give_up=give_up
-        )
+        return launch(repository, runtime, ports=server.ports, timeout=timeout, give_up=give_up)
 
     choice = Choice("embedded", f"{why}; ready after {time.monotonic() - began:.1f} s")
     supervisor = Supervisor(server, again, options.supervisor)
