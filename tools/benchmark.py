@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
-import benchmark_spark
-import benchmark_triton
-
-SUBJECTS = {"spark": benchmark_spark, "triton": benchmark_triton}
+SUBJECTS = {"spark": "benchmark_spark", "triton": "benchmark_triton"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("subject", choices=sorted(SUBJECTS))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="see `benchmark.py SUBJECT --help`")
     chosen = parser.parse_args(arguments)
-    return SUBJECTS[chosen.subject].main(chosen.options)
+    return import_module(SUBJECTS[chosen.subject]).main(chosen.options)
 
 
 if __name__ == "__main__":

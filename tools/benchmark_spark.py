@@ -207,16 +207,24 @@ def at_once(networks: SparkNetworks, voice: SparkVoice, count: int, options: arg
     }  # fmt: skip
 
 
-def profiled(networks: SparkNetworks, voice: SparkVoice, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The ten operators that take most of the time of one text."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        one_text(networks, voice, min(options.tokens, 30), 0)
+def profiled(networks: SparkNetworks, voice: SparkVoice, options: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of one text goes: prompt, tokens and codec; and the codec's time by operator."""
+    before = networks.stats()
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:  # of this thread
+        one_text(networks, voice, min(options.tokens, 60), 0)
+    elapsed, after = time.perf_counter() - began, networks.stats()
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
-    rows = [{"operator": event.key, "share": event.self_cpu_time_total / total} for event in events[:10]]
-    for row in rows:
-        tell(options, f"    {row['share']:6.1%} {row['operator']}")
-    return rows
+    codec = sum(event.self_cpu_time_total for event in events) / 1e6
+    shares = {
+        "prompt": (after.prefill_seconds - before.prefill_seconds) / elapsed,
+        "tokens": (after.decode_seconds - before.decode_seconds) / elapsed, "codec": codec / elapsed,
+    }  # fmt: skip
+    tell(options, "    " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) + " of the time")
+    operators = {event.key: event.self_cpu_time_total / 1e6 / codec for event in events[:8]}
+    for name, share in operators.items():
+        tell(options, f"      codec: {share:6.1%} {name}")
+    return {"shares": shares, "codec_operators": operators}
 
 
 if __name__ == "__main__":

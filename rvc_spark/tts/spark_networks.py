@@ -22,7 +22,7 @@ from rvc_spark.tts.spark_checkpoint import GET, LICENCE_NOTE, SparkFolder, Spark
 from rvc_spark.tts.spark_clip import load_reference, normalise_volume, reference_clip
 from rvc_spark.tts.spark_decode import WindowedCodec
 from rvc_spark.tts.spark_features import FeatureExtractor, load_features
-from rvc_spark.tts.spark_generate import Generator, TokenRequest, TokenStream
+from rvc_spark.tts.spark_generate import Generator, GeneratorStats, TokenRequest, TokenStream
 from rvc_spark.tts.spark_lm import lm_precision, load_lm
 from rvc_spark.tts.spark_sampling import Sampling
 from rvc_spark.tts.spark_settings import SparkSettings
@@ -120,6 +120,11 @@ class SparkNetworks:
     def tokenizer(self) -> SparkTokenizer:
         """The tokenizer."""
         return self.parts().tokenizer
+
+    def stats(self) -> GeneratorStats | None:
+        """What the language model has done since it was loaded; None before that."""
+        with self._lock:
+            return None if self._generator is None else self._generator.stats()
 
     def voice_of(self, samples: Sequence[Path | Audio], transcript: str | None) -> SparkVoice:
         """The voice of recordings. Raises AudioError, TextError, AssetError, ModelFileError."""
