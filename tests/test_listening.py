@@ -163,7 +163,7 @@ def test_a_table_holds_words_and_players_and_no_markup() -> None:
     table = Table(("<who>", "sound"), (("<b>a</b>", show_audio(sound(0.2))), ("b", "–")), "1 < 2", marked=1)
     html = table._repr_html_()
     assert "&lt;who&gt;" in html and "&lt;b&gt;a" in html and "1 &lt; 2" in html and html.count("<audio") == 1
-    assert html.count("font-weight:bold") == 1 and html.count("<tr") == 3
+    assert html.count("background:rgba") == 1 and html.count("<tr") == 3
     assert repr(table).splitlines() == ["<who> | sound", "<b>a</b> | 0.20 s at 16000 Hz", "b | –", "1 < 2"]
 
 

@@ -17,6 +17,7 @@ from rvc_spark.rvc_init import get_speakers
 from rvc_spark.tts.choose import Speakers
 from rvc_spark.tts.engine import BaseTTSEngine
 from rvc_spark.widgets.listening import Heard, listen
+from rvc_spark.widgets.plots import one_line
 from rvc_spark.widgets.sound import show_audio
 from rvc_spark.widgets.tables import Table
 
@@ -30,7 +31,7 @@ def ready_engines(survey: Mapping[str, Choice]) -> list[str]:
 
 
 def show_engines(survey: Mapping[str, Choice], speaks: Choice | None = None) -> Table:
-    """Every engine with its state. speaks: what `Speakers.choose` chose; its row is bold, and why is said below."""
+    """Every engine with its state. speaks: what `Speakers.choose` chose; its row is tinted, and why is said below."""
     names = list(survey)
     rows = tuple(
         (name, f"{'✓' if state.value == READY else '✗'} {state.value}", state.reason) for name, state in survey.items()
@@ -71,7 +72,7 @@ class Comparison:
     def table(self) -> Table:
         """One row per engine."""
         head = ("engine", "sound", "first sound after", "all after", "real-time factor", "licence of its weights")
-        return Table(head, tuple(_turn_row(turn) for turn in self.turns), f"“{self.text}”")
+        return Table(head, tuple(_turn_row(turn) for turn in self.turns), f"“{one_line(self.text)}”")
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()

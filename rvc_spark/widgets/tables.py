@@ -17,7 +17,7 @@ _CELL = f"text-align:left;vertical-align:middle;padding:0.35em 0.8em;{_LINE}"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under their headings, with a caption below; the row `marked` is bold. The last line of a cell shows it."""
+    """Rows under their headings, with a caption below; the row `marked` is tinted. The last line of a cell shows it."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -35,11 +35,11 @@ class Table:
         )
 
     def _row(self, row: tuple[Cell, ...], marked: bool) -> str:
-        weight = ";font-weight:bold" if marked else ""
+        ground = "rgba(0,114,178,0.15)" if marked else "none"
         first, *others = row
-        cells = [f'<th scope="row" style="{_CELL}{weight};white-space:nowrap">{_shown(first)}</th>']
+        cells = [f'<th scope="row" style="{_CELL};white-space:nowrap">{_shown(first)}</th>']
         cells += [f'<td style="{_CELL};max-width:34em;white-space:normal">{_shown(cell)}</td>' for cell in others]
-        return f'<tr style="background:none">{"".join(cells)}</tr>'
+        return f'<tr style="background:{ground}">{"".join(cells)}</tr>'
 
     def __repr__(self) -> str:
         lines = [" | ".join(str(cell) for cell in row) for row in (self.head, *self.rows)]
