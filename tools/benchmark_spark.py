@@ -210,10 +210,10 @@ def at_once(networks: SparkNetworks, voice: SparkVoice, count: int, options: arg
 def profiled(networks: SparkNetworks, voice: SparkVoice, options: argparse.Namespace) -> dict[str, Any]:
     """Where the time of one text goes: prompt, tokens and codec; and the codec's time by operator."""
     before = networks.stats()
-    began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:  # of this thread
+        began = time.perf_counter()
         one_text(networks, voice, min(options.tokens, 60), 0)
-    elapsed, after = time.perf_counter() - began, networks.stats()
+        elapsed, after = time.perf_counter() - began, networks.stats()
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     codec = sum(event.self_cpu_time_total for event in events) / 1e6
     shares = {
