@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rvc_spark.tts.spark_generate import Generator, TokenRequest, TokenStream
 
 MAX_ALLOWED_SPANS = 4_096
+PACE_SECONDS = 0.005
+"""Least time between two answers of one request; a millisecond each is what they cost in the server."""
 _NEUTRAL = {  # inputs that may be given, if they say what happens here anyway
     "beam_width": 1,
     "num_return_sequences": 1,
@@ -82,7 +85,9 @@ def read_generation(
     given: dict[str, Any] = {"seed": _seed(inputs)}
     for name, field in (("temperature", "temperature"), ("runtime_top_k", "top_k"), ("runtime_top_p", "top_p")):
         if name in inputs:
-            given[field] = inputs[name].reshape(-1)[0].item()
+            value = inputs[name].reshape(-1)[0]
+            # 0.8 travels as a float32; as the double nearest to that it would sometimes choose another token.
+            given[field] = float(str(value)) if value.dtype.kind == "f" else int(value)
     stop = {_whole(inputs, "end_id", -1), *_stop_words(inputs)} - {-1}
     try:
         sampling = Sampling(**given)
@@ -166,13 +171,16 @@ class LanguageModelService:
 
 
 def answers(stream: TokenStream, streaming: bool) -> Iterator[list[int]]:
-    """Ids in the pieces they are answered in: as they come, several where the server was slower than the model, or all
-    at the end (then also when there are none)."""
+    """Ids in the pieces they are answered in: as they come, or all at the end (then also when there are none).
+
+    A fast model makes several in PACE_SECONDS; one answer for each would cost the server more than making them.
+    """
     if not streaming:
         yield list(stream)
         return
     while ids := stream.next_batch():
         yield ids
+        time.sleep(PACE_SECONDS)
 
 
 def output_arrays(ids: list[int]) -> dict[str, np.ndarray]:
