@@ -22,7 +22,7 @@ import numpy as np
 
 from rvc_spark.audio_codec import Decoder, open_decoder
 from rvc_spark.audio_container import identify
-from rvc_spark.audio_encode import SCALED_PEAK, EncodeOptions
+from rvc_spark.audio_encode import SCALED_PEAK, EncodeOptions, streamed_wav_header
 from rvc_spark.audio_limits import (
     EXPANSION_GRACE_SECONDS,
     MAX_AMPLITUDE,
@@ -71,6 +71,7 @@ __all__ = [
     "resample",
     "resampled_length",
     "rms_dbfs",
+    "streamed_wav_header",
     "true_peak_dbtp",
     "write_audio",
 ]

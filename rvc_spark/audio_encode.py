@@ -205,6 +205,13 @@ class _WavSink:
         return start + sizes + between + struct.pack("<4sI", b"data", 0xFFFFFFFF)
 
 
+def streamed_wav_header(rate: int, channels: int, comment: str = "") -> bytes:
+    """The beginning of a 16-bit wav of unknown length, for a pipe: its sizes say "until the end"."""
+    tags = _tags_chunk(EncodeOptions(comment=comment).comment) if comment else b""
+    unknown = struct.pack("<I", MAX_RIFF_BYTES)
+    return b"RIFF" + unknown + b"WAVE" + _fmt_chunk(rate, channels, "pcm16") + tags + b"data" + unknown
+
+
 def _fmt_chunk(rate: int, channels: int, sample_format: str) -> bytes:
     width = _BYTES[sample_format]
     tag = _WAVE_FLOAT if sample_format == "float32" else _WAVE_PCM

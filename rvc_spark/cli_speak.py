@@ -180,7 +180,7 @@ def _stream(arguments: argparse.Namespace, text: str, options: Any) -> int:
         refuse_terminal()
         if options.format not in (None, "wav"):
             raise OutputError(f"{options.format} cannot be streamed to a pipe", "Use wav, or name a file.")
-        _to_pipe(heard)
+        _to_pipe(heard, licence)
     else:
         first = next(heard)
         with open_writer(arguments.output, first.rate, 1, options=licensed(options, licence)) as writer:
@@ -212,17 +212,15 @@ class _Heard:
         return piece
 
 
-def _to_pipe(pieces: Iterator[Any]) -> None:
-    """16-bit wav whose sizes say "until the end": a pipe cannot go back and fill them in."""
-    import struct
-
+def _to_pipe(pieces: Iterator[Any], licence: str) -> None:
     import numpy as np
+
+    from rvc_spark.audio import streamed_wav_header
 
     out = sys.stdout.buffer
     for number, piece in enumerate(pieces):
         if number == 0:
-            form = struct.pack("<HHIIHH", 1, 1, piece.rate, piece.rate * 2, 2, 16)
-            out.write(b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", 16) + form + b"data\xff\xff\xff\xff")
+            out.write(streamed_wav_header(piece.rate, 1, licence))
         out.write(np.clip(np.rint(piece.samples * 32_768), -32_768, 32_767).astype("<i2").tobytes())
         out.flush()
 
