@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,37 @@ def test_a_server_that_dies_or_sleeps_while_loading(runtime, tmp_path) -> None:
     with pytest.raises(TritonBootError, match="holds no model"):
         launch(tmp_path / "nothing", runtime)
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout
+
+
+@pytest.mark.parametrize(
+    "mode, program, words",
+    [
+        (0o644, "", "cannot be started: .*Permission denied"),
+        (0o755, "#!/bin/sh\necho /opt/x/tritonserver: error while loading libz.so.9 >&2; exit 127\n",
+         "ended with status 127 before it was ready: tritonserver: error while loading libz.so.9"),
+        (0o755, "#!/bin/sh\nkill -SEGV $$\n", "ended with status 139 before it was ready: it said nothing"),
+    ],
+)  # fmt: skip
+def test_a_binary_that_does_not_run_here(runtime, repository, tmp_path, mode, program, words) -> None:
+    broken = replace(runtime, site=tmp_path / "site")
+    broken.server.parent.mkdir(parents=True)
+    broken.server.write_text(program)
+    broken.server.chmod(mode)
+    with pytest.raises(TritonBootError, match=words):
+        launch(repository, broken)
+
+
+def test_logs_of_ended_servers_are_few_and_running_ones_are_kept(config, runtime, repository) -> None:
+    handle = boot_triton(config, options(repository))
+    try:
+        for number in range(60):
+            (handle.log_path.parent / f"server-1-{number}.log").write_text("old")
+            os.utime(handle.log_path.parent / f"server-1-{number}.log", (number, number))
+        os.utime(handle.log_path, (0, 0))
+        launch(repository, runtime).stop(grace=0)
+        assert handle.log_path.exists() and len(list(handle.log_path.parent.iterdir())) == 21
+    finally:
+        handle.stop(grace=0)
 
 
 def test_a_start_can_be_given_up(runtime, tmp_path) -> None:
@@ -427,6 +459,8 @@ def test_what_is_no_triton_server_is_named(config, repository) -> None:
                 with line:
                     line.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
+        with pytest.raises(TritonBootError, match="not by a Triton server"):  # it accepts and says nothing
+            boot_triton(config, options(repository))
         thread = threading.Thread(target=answer)
         thread.start()
         try:

@@ -25,12 +25,13 @@ from rvc_spark.tts.triton_log import BootLog, LogReader, OnProgress, report
 from rvc_spark.tts.triton_platform import IN_PROCESS
 from rvc_spark.tts.triton_ports import LOOPBACK, Ports, holder_of, settle_ports
 from rvc_spark.tts.triton_runtime import Runtime
+from rvc_spark.tts.triton_state import all_states
 
 ALL_MODELS = ("*",)
 SHARED_MEMORY = Path("/dev/shm")  # where the Python backend puts tensors; 1 MB and more per model instance
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL; 3 s measured for small models, 11 to 13 s with torch in them
 EXIT_TIMEOUT = 10  # seconds the server waits for requests in flight when it is told to end
-KEPT_LOGS = 10
+KEPT_LOGS = 20
 POLL = 0.05  # seconds
 PORT_TRIES = 3  # a port that was free a moment ago can be taken by another program
 
@@ -188,22 +189,33 @@ def _start(repository: Path, runtime: Runtime, ports: Ports, models: Sequence[st
     if not told:
         guard.stdin.close()
         guard.wait()
+        story = BootLog(LogReader(log))
+        story.look()
         raise TritonBootError(
-            f"the Triton server cannot be started: {BootLog(LogReader(log)).last_words()}",
+            f"the Triton server cannot be started: {story.last_words()}",
             f"Its log is {log.name}; rvc-spark triton logs shows it. {IN_PROCESS}",
         )
     return EmbeddedServer(ports, log, repository, json.loads(told)["pid"], guard)
 
 
 def _new_log(folder: Path, ports: Ports) -> Path:
-    """An empty log file for one run; only the last few runs are kept."""
+    """An empty log file for one run; of ended servers only the last few are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    older = sorted(folder.glob("server-*.log"), key=lambda path: path.stat().st_mtime)
+    noted = {state.log for state in all_states(folder.parent).values()}
+    older = sorted((path for path in folder.glob("server-*.log") if str(path) not in noted), key=_age)
     for path in older[: max(0, len(older) - KEPT_LOGS + 1)]:
         path.unlink(missing_ok=True)
     log = folder / f"server-{ports.grpc}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     log.write_bytes(b"")
     return log
+
+
+def _age(path: Path) -> float:
+    """When a file was last written; 0 for one that another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _waiting(

@@ -74,19 +74,17 @@ def _greeting(host: str, port: int, tls: bool) -> bool | None:
     """None: nothing listens. True: what listens speaks HTTP/2 as gRPC does, or is behind TLS and cannot be asked here.
     False: it is something else."""
     try:
-        with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as line:
-            if tls:
-                return True
+        line = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+    except OSError:  # refused, unknown, unreachable, or nobody there to refuse
+        return None
+    with line:
+        if tls:
+            return True
+        try:
             line.sendall(HTTP2_GREETING)
             head = b""
             while len(head) < 9 and (gained := line.recv(9 - len(head))):
                 head += gained
-            return len(head) == 9 and head[3] == SETTINGS_FRAME
-    except ConnectionRefusedError:
-        return None
-    except socket.gaierror:
-        return None
-    except TimeoutError:
-        return None
-    except OSError:
-        return False
+        except OSError:  # it hung up, or says nothing
+            return False
+        return len(head) == 9 and head[3] == SETTINGS_FRAME

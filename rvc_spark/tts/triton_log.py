@@ -14,6 +14,7 @@ FAILED = re.compile(r"\"failed to load '(?P<model>[^']+)' version \d+: (?P<reaso
 LOADED = re.compile(r"\"successfully loaded '(?P<model>[^']+)'\"")
 FATAL = re.compile(r"^(?:error: |E\d{4} .*?\] \"?)(?P<reason>.+?)\"?\s*$")
 PORT_TAKEN = re.compile(r"(?i)(?:address already in use|failed to (?:bind|start) .*|Unable to (?:bind|listen).*)")
+_CHATTER = re.compile(r"[+|]|I\d{4} ")  # tables and what is no complaint
 _PATH = re.compile(r"(?<![\w.])(?:/[\w.@+\-]+)+/([\w.@+\-]+)")
 MAX_REASON = 600  # characters of a model's own words that fit into a message
 
@@ -80,6 +81,7 @@ class BootLog:
     failed: dict[str, str] = field(default_factory=dict)
     fatal: str = ""
     port_taken: bool = False
+    last: str = ""
 
     def look(self) -> list[str]:
         """Read on; returns the new lines."""
@@ -95,11 +97,13 @@ class BootLog:
             self.loaded.append(found["model"])
         elif found := FATAL.match(line):
             self.fatal = clean(found["reason"])
+        if line.strip() and not _CHATTER.match(line):
+            self.last = line
         self.port_taken = self.port_taken or bool(PORT_TAKEN.search(line))
 
     def last_words(self) -> str:
         """The most telling thing a dead server left, for a message."""
-        return self.fatal or clean(self.reader.rest()) or "it said nothing"
+        return self.fatal or clean(self.reader.rest() or self.last) or "it said nothing"
 
 
 def tail(path: Path, count: int) -> list[str]:
