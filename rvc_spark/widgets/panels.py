@@ -27,7 +27,7 @@ from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_init import convert_audio, get_speakers, get_vc, load_model, speak
 from rvc_spark.rvc_modules import Conversion
 from rvc_spark.widgets.controls import WIDE, button, choice, clear_uploads, setting_words, slider, tooltip, uploads
-from rvc_spark.widgets.engines import ready_engines
+from rvc_spark.widgets.engines import READY, ready_engines
 from rvc_spark.widgets.plots import show_conversion
 from rvc_spark.widgets.sound import show_audio
 
@@ -152,7 +152,7 @@ class VoicePanel:
                 f"Choose {', '.join((AUTO, *ready))}.",
             )
         names = [(name, name) for name in (AUTO, *ready)]
-        self.engine_choice = choice("engine", names, engine, ENGINE_WORDS)
+        self.engine_choice = choice("speech engine", names, engine, ENGINE_WORDS)
         self.again_button = button("look again", "a server was started or a checkpoint came: find out who is ready now")
         self.engine_note = ipywidgets.HTML(value=_engine_note(survey))
 
@@ -280,10 +280,9 @@ def usable_voices() -> list[str]:
 
 
 def _engine_note(survey: Mapping[str, Choice]) -> str:
-    """Which engines cannot be chosen, and what each lacks."""
-    ready = ready_engines(survey)
+    """Which engines cannot be chosen, and what each lacks; begins below the drop-downs."""
     rows = [
-        f"<div><b>{html.escape(name)}</b>: {html.escape(state.reason)}</div>"
-        for name, state in survey.items() if name not in ready
+        f"<div>✗ {html.escape(name)}: {html.escape(state.reason)}</div>"
+        for name, state in survey.items() if state.value != READY
     ]  # fmt: skip
-    return f'<div style="font-size:0.9em;line-height:1.4">not ready: {"".join(rows)}</div>' if rows else ""
+    return f'<div style="font-size:0.9em;line-height:1.4;padding-left:9em">{"".join(rows)}</div>' if rows else ""
