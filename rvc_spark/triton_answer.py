@@ -1,6 +1,8 @@
 """What comes back: one message of a stream, checked before a sample of it is believed.
 
-A response that is damaged, of another type or shorter than it says is an error and never sound.
+A response that is damaged, of another type or shorter than it says is an error and never sound. Whether the numbers are
+sound is asked when a piece is handed over, once: at many requests at a time each look at the samples costs milliseconds
+of waiting for the interpreter.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rvc_spark.audio import MAX_AMPLITUDE
-from rvc_spark.errors import TritonModelError
+from rvc_spark.audio import Audio
+from rvc_spark.errors import AudioError, TritonModelError
+from rvc_spark.triton_inputs import SAMPLE_RATE
 
 OUTPUT = "waveform"
 _FINAL = "triton_final_response"
@@ -29,8 +32,8 @@ class Answer:
 def read_answer(response: Any, request_id: str, place: str) -> Answer:
     """The samples of a ModelInferResponse; of a final one too, for servers that have nothing to send after them.
 
-    Raises TritonModelError: another request's, no such output, not float32, not [T] or [1, T], fewer or more bytes than
-    the shape says, or numbers that are no sound.
+    Raises TritonModelError: another request's, no such output, not float32, not [T] or [1, T], or fewer or more bytes
+    than the shape says.
     """
     if response.id != request_id:
         raise _refused(place, f"an answer to the request {response.id[:40]!r} where {request_id!r} was made")
@@ -53,10 +56,15 @@ def _samples(response: Any, place: str) -> np.ndarray:
     raw = response.raw_output_contents[0] if response.raw_output_contents else b""
     if len(raw) != 4 * shape[-1]:
         raise _refused(place, f"{len(raw):,} bytes for {OUTPUT} of the shape {shape}, which takes {4 * shape[-1]:,}")
-    samples = np.frombuffer(raw, "<f4").astype(np.float32)  # a copy, which the caller may write to
-    if len(samples) and not -MAX_AMPLITUDE <= float(samples.min()) <= float(samples.max()) <= MAX_AMPLITUDE:
-        raise _refused(place, f"{OUTPUT} with values that are no sound (not finite, or far beyond full scale)")
-    return samples
+    return np.frombuffer(bytearray(raw), "<f4").astype(np.float32, copy=False)  # a copy, which may be written to
+
+
+def as_audio(samples: np.ndarray, place: str) -> Audio:
+    """Float32 [T] as sound. Raises TritonModelError for numbers that are none: not finite, or far beyond full scale."""
+    try:
+        return Audio(samples, SAMPLE_RATE)
+    except AudioError as error:
+        raise _refused(place, f"numbers that are no sound: {error.problem}") from error
 
 
 def _refused(place: str, what: str) -> TritonModelError:

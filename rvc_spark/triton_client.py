@@ -106,7 +106,7 @@ class TritonSparkClient:
         voice = self._voice(reference, transcript, settings)
         if not self._channel.is_open:
             raise closed_error(str(self.connection))
-        stream = SpeechStream(sentences, self._starter(voice, settings), settings)
+        stream = SpeechStream(sentences, self._starter(voice, settings), settings, str(self.connection))
         self._streams.add(stream)
         return stream
 
@@ -187,7 +187,8 @@ class TritonSparkClient:
                     f"the Triton server at {self.connection} is not of this package and takes no {names}",
                     "Leave the settings out, or start one with `rvc-spark triton up`.",
                 )
-            request = SentenceRequest(model.name, sentence, voice, parameters if model.rvc_spark else None)
+            wanted = parameters if model.rvc_spark else None
+            request = SentenceRequest(model.name, sentence, voice, wanted, model.ends_by_word)
             return SentenceReader(self._line, request, seconds=seconds, overlap=model.overlap_samples)
 
         return start

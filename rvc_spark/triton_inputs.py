@@ -134,6 +134,14 @@ class SentenceRequest:
     text: str
     reference: Reference | None
     parameters: Mapping[str, str | int | bool] | None
+    ends_by_word: bool = False
+    """Whether the model ends a request when another one asks for it (`end_word`)."""
+
+    def end_word(self, request_id: str) -> Any:
+        """A request to end the one with that id; it is answered with nothing but its end."""
+        word = SentenceRequest(self.model, "", None, {"cancel": request_id}).build(f"{request_id}-end", name_voice=True)
+        del word.parameters["triton_enable_empty_final_response"]  # so that no message comes that must be read
+        return word
 
     def build(self, request_id: str, *, name_voice: bool) -> Any:
         """A ModelInferRequest. `name_voice` sends the voice's name instead of its sound."""

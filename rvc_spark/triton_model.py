@@ -17,6 +17,8 @@ OURS = "rvc_spark"
 DEFAULT_OVERLAP_SECONDS = 0.1
 """What public servers repeat of a chunk in the next, where their configuration does not say."""
 MAX_OVERLAP_SECONDS = 5.0
+ENDS_BY_WORD = "rvc_spark_cancel"
+"""Parameter of the configuration: "1" where the model ends a request that another names in its parameter `cancel`."""
 
 _INPUTS = {"reference_wav": "FP32", "reference_wav_len": "INT32", "reference_text": "BYTES", "target_text": "BYTES"}
 _OUTPUTS = {"waveform": "FP32"}
@@ -27,7 +29,8 @@ class TritonModel:
     """The speaking model of a server.
 
     decoupled: it streams; otherwise a sentence comes in one piece. rvc_spark: version of this package it was built
-    with, None for other servers, which take no settings. overlap_samples: what chunks of those share.
+    with, None for other servers, which take no settings. overlap_samples: what chunks of those share. ends_by_word: it
+    ends requests that another request names, which spares the connection.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TritonModel:
     rvc_spark: str | None
     overlap_samples: int
     server: str
+    ends_by_word: bool = False
 
     def __str__(self) -> str:
         kind = f"rvc_spark {self.rvc_spark}" if self.rvc_spark else "public Spark-TTS"
@@ -99,6 +103,7 @@ def read_model(channel: Channel) -> TritonModel:
     return TritonModel(
         name, tuple(told.versions), config.backend or told.platform, decoupled, ours,
         0 if ours or not decoupled else _overlap_samples(config), f"{server.name} {server.version}",
+        bool(ours) and ENDS_BY_WORD in config.parameters and config.parameters[ENDS_BY_WORD].string_value == "1",
     )  # fmt: skip
 
 

@@ -118,6 +118,7 @@ class TritonSettings:
     pause_seconds: float = 0.25  # silence between sentences
     look_ahead: int = 2  # sentences requested beyond the one that is being delivered
     first_chunk_seconds: float = 60.0  # longest wait for the first sound of a sentence
+    stall_seconds: float = 60.0  # longest wait for more of it: of a model process that dies Triton tells nobody
     sentence_seconds: float = 300.0  # longest a sentence may take from its request to its last sample
     whole_seconds: float | None = None  # the same for the whole call
 
@@ -158,7 +159,8 @@ _SPEECH_RANGES: dict[str, tuple[_Range, bool]] = {  # name -> range, and whether
     "chunk_scale": ((1.0, 100.0), False), "max_chunk_seconds": ((0.1, 60.0), False),
     "max_chars": ((MIN_SENTENCE_CHARS, MAX_SENTENCE_CHARS), True), "pause_seconds": ((0.0, 10.0), False),
     "look_ahead": ((0, 16), True), "first_chunk_seconds": ((0.01, 86_400.0), False),
-    "sentence_seconds": ((0.01, 86_400.0), False), "whole_seconds": ((0.01, 604_800.0), False),
+    "stall_seconds": ((0.01, 86_400.0), False), "sentence_seconds": ((0.01, 86_400.0), False),
+    "whole_seconds": ((0.01, 604_800.0), False),
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from rvc_spark.audio import Audio
 from rvc_spark.errors import RvcSparkError, TritonError, TritonTimeoutError
+from rvc_spark.triton_answer import as_audio
 from rvc_spark.triton_inputs import SAMPLE_RATE
 from rvc_spark.triton_settings import TritonSettings
 from rvc_spark.triton_stream import SentenceReader
@@ -37,11 +38,12 @@ class SpeechStream(Iterator[Audio]):
     without an error then, and `finished` tells the two ends apart.
     """
 
-    def __init__(self, sentences: Iterable[str], start: Starter, settings: TritonSettings) -> None:
+    def __init__(self, sentences: Iterable[str], start: Starter, settings: TritonSettings, place: str) -> None:
+        """place: the server's address, for messages."""
         self.finished = False
         """Whether the last sample was handed over."""
         self._sentences = deque(sentences)
-        self._start, self._settings = start, settings
+        self._start, self._settings, self._place = start, settings, place
         self._readers: deque[SentenceReader] = deque()
         self._pause_due = self._closed = self._begun = False
         self._end: float | None = None
@@ -71,7 +73,7 @@ class SpeechStream(Iterator[Audio]):
             if self._error is not None:
                 raise self._error
             raise StopIteration
-        return Audio(piece, SAMPLE_RATE)
+        return piece
 
     def close(self) -> None:
         """End everything that is under way. Safe to call twice, from any thread."""
@@ -96,7 +98,7 @@ class SpeechStream(Iterator[Audio]):
     ) -> None:
         self.close()
 
-    def _piece(self) -> np.ndarray | None:
+    def _piece(self) -> Audio | None:
         while True:
             head = self._head()
             if head is None:
@@ -105,7 +107,7 @@ class SpeechStream(Iterator[Audio]):
             if samples is not None:
                 self._begun = True
                 self._refill()
-                return self._after_pause(samples)
+                return as_audio(self._after_pause(samples), self._place)
             with self._lock:
                 if self._readers and self._readers[0] is head:
                     self._readers.popleft()
@@ -157,7 +159,7 @@ class SpeechStream(Iterator[Audio]):
         return rest
 
     def _patience(self, head: SentenceReader) -> float:
-        longest = self._settings.sentence_seconds if head.begun else self._settings.first_chunk_seconds
+        longest = self._settings.stall_seconds if head.begun else self._settings.first_chunk_seconds
         return min(longest, self._rest())
 
 

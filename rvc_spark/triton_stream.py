@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ MAX_SENTENCE_SAMPLES = 600 * SAMPLE_RATE
 KNOWN_VOICES = 256
 """As many voices as a server of this package remembers."""
 _GRACE_SECONDS = 5.0  # gRPC ends a call at its deadline; this much later nobody believes that it will
+
+_WORD_SECONDS = 3.0  # for asking a model to end a request; then the call is broken off
 
 _ids = itertools.count()
 _session = uuid.uuid4().hex[:12]
@@ -83,10 +86,12 @@ class Line:
             running = list(self.readers)
         for reader in running:
             reader.cancel(closed_error(self.channel.place))
-        self.channel.close()
         end = time.monotonic() + seconds
         for reader in running:
             reader.join(max(0.0, end - time.monotonic()))
+        self.channel.close()
+        for reader in running:
+            reader.join(0.5)
 
 
 class SentenceReader:
@@ -102,6 +107,7 @@ class SentenceReader:
         self._cancelled = threading.Event()
         self._reason: RvcSparkError = closed_error(line.channel.place)
         self._call: Any = None
+        self._id = ""
         self._count = 0  # samples handed over
         self._thread = threading.Thread(target=self._run, name="triton sentence", daemon=True)
         try:
@@ -116,14 +122,14 @@ class SentenceReader:
 
         Raises TritonTimeoutError, and whatever became of the request.
         """
-        rest = self._end - time.monotonic() + _GRACE_SECONDS
+        rest = self._end - time.monotonic() + (0.0 if self._request.ends_by_word else _GRACE_SECONDS)
         try:
             item = self._items.get(timeout=max(0.0, min(seconds, rest)))
         except queue.Empty:
             self.cancel()
             raise TritonTimeoutError(
                 f"the Triton server at {self._line.channel.place} sent nothing for {min(seconds, rest):.3g} s",
-                "Allow more time (first_chunk_seconds, sentence_seconds), or look whether the server is overloaded.",
+                "Allow more (first_chunk_seconds, stall_seconds); or the server is overloaded, or its model has died.",
             ) from None
         if isinstance(item, RvcSparkError):
             raise item
@@ -133,11 +139,12 @@ class SentenceReader:
     def cancel(self, reason: RvcSparkError | None = None) -> None:
         """End the request; harmless when it has ended. `take` raises `reason` from then on, if it still waits."""
         with self._lock:
-            if reason is not None and not self._cancelled.is_set():
-                self._reason = reason
+            if self._cancelled.is_set():
+                return
+            self._reason = reason or self._reason
             self._cancelled.set()
             if self._call is not None:
-                self._call.cancel()
+                self._break_off(self._call)
 
     def join(self, seconds: float) -> None:
         """Wait for the thread's end."""
@@ -189,22 +196,49 @@ class SentenceReader:
 
     def _receive(self, *, name_voice: bool) -> None:
         """One attempt. Raises CallFailed, _VoiceForgotten, and TritonModelError for an answer that is none."""
-        request_id = f"{_session}-{next(_ids)}"
-        request = self._request.build(request_id, name_voice=name_voice)
-        call = self._started(request)
+        self._id = f"{_session}-{next(_ids)}"
+        call = self._started(self._request.build(self._id, name_voice=name_voice))
         try:
-            self._listen(call, request_id, named=name_voice)
+            self._listen(call, self._id, named=name_voice)
         finally:
-            call.cancel()  # does nothing after a proper end; on any other way out the server must hear of it
             with self._lock:
                 self._call = None
+                if call.is_active() and not self._cancelled.is_set():
+                    self._break_off(call)
+            with suppress(CallFailed), self._line.channel.told_errors():
+                for _ in call:  # what is still on its way
+                    pass
 
     def _started(self, request: Any) -> Any:
         with self._lock, self._line.channel.told_errors():
             if self._cancelled.is_set():
                 raise CallFailed(self._reason, "CANCELLED", False)
-            self._call = self._line.channel.stream(request, max(0.001, self._end - time.monotonic()))
+            grace = _GRACE_SECONDS if self._request.ends_by_word else 0.0
+            self._call = self._line.channel.stream(request, max(0.001, self._end + grace - time.monotonic()))
             return self._call
+
+    def _break_off(self, call: Any) -> None:
+        """Have the server end a call: by word where its model listens, by gRPC's own means elsewhere, or if it is deaf.
+
+        A stream that is reset while the server writes to it takes the whole server down in Triton 2.51 (a double free,
+        mended in later ones): 1 of 100 to 500 such resets did. Asked by word, the model ends it in good order.
+        """
+        if not self._request.ends_by_word:
+            call.cancel()
+            return
+        try:
+            with self._line.channel.told_errors():
+                word = self._line.channel.stream(self._request.end_word(self._id), _WORD_SECONDS)
+        except CallFailed:
+            call.cancel()
+            return
+
+        def heard() -> None:
+            if word.code().name != "OK":
+                call.cancel()
+
+        if not word.add_callback(heard):
+            heard()
 
     def _listen(self, call: Any, request_id: str, *, named: bool) -> None:
         joiner = OverlapJoiner(self._overlap)
@@ -212,8 +246,8 @@ class SentenceReader:
         complete = False
         with self._line.channel.told_errors(unless=lambda: complete):
             for message in call:
-                if complete:  # nothing follows but the end of the call, which is awaited so that it need not be broken
-                    continue
+                if complete or self._cancelled.is_set():
+                    continue  # to the end of the call, which need not be broken off then
                 if message.error_message:
                     if named and not self._count and wants_voice_again(message.error_message):
                         raise _VoiceForgotten
@@ -222,6 +256,8 @@ class SentenceReader:
                 answer = read_answer(message.infer_response, request_id, place)
                 self._deliver(joiner.push(answer.samples))
                 complete = answer.final
+        if self._cancelled.is_set():
+            raise CallFailed(self._reason, "CANCELLED", False)
         if not complete:
             raise TritonUnreachableError(
                 f"the Triton server at {place} ended a sentence without saying that it is complete",

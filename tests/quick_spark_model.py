@@ -79,7 +79,7 @@ def write_repository(folder: Path) -> Path:
 
 
 def _config(name: str, ours: bool, decoupled: bool, output: str, text: str) -> str:
-    own = {"rvc_spark": "0.1.0"} if ours else {"audio_chunk_overlap_duration": "0.1"}
+    own = {"rvc_spark": "0.1.0", "rvc_spark_cancel": "1"} if ours else {"audio_chunk_overlap_duration": "0.1"}
     rows = [f'name: "{name}"\nbackend: "python"\nmax_batch_size: 16\ndynamic_batching {{ }}']
     rows.append(f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}")
     rows += [f'parameters [ {{ key: "{key}" value: {{ string_value: "{value}" }} }} ]' for key, value in own.items()]
@@ -102,6 +102,7 @@ class TritonPythonModel:
         self.ours = "rvc_spark" in config["parameters"]
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.voices: dict[str, None] = {}
+        self.ended: dict[str, threading.Event] = {}  # by request id
         self.lock = threading.Lock()
 
     def execute(self, requests: list) -> list | None:
@@ -109,6 +110,12 @@ class TritonPythonModel:
         if not self.decoupled:
             return [self.whole(request) for request in requests]
         for request in requests:
+            sent = json.loads(request.parameters() or "{}")
+            if "cancel" in sent:
+                self.ended.setdefault(sent["cancel"], threading.Event()).set()
+                send_final(request.get_response_sender())
+                continue
+            self.ended.setdefault(request.request_id(), threading.Event())
             threading.Thread(target=self.speak, args=(request, request.get_response_sender()), daemon=True).start()
         return None
 
@@ -173,14 +180,16 @@ class TritonPythonModel:
         outcome = "failed"
         try:
             if problem:
-                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(problem)), flags=final)
+                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(problem)))
             else:
-                outcome = self.chunks(text, seed, sender, final)
+                outcome = self.chunks(text, seed, sender, self.ended[request.request_id()])
         finally:
-            self.count("active", -1)
+            self.count("active", -1)  # before the client can know, so that counters never lag behind it
             self.count(outcome)
+            self.ended.pop(request.request_id(), None)
+            sender.send(flags=final)
 
-    def chunks(self, text: str, seed: int, sender, final: int) -> str:
+    def chunks(self, text: str, seed: int, sender, ended: threading.Event) -> str:
         """Send them; what became of the request, as a counter's name."""
         import triton_python_backend_utils as pb_utils
 
@@ -191,12 +200,11 @@ class TritonPythonModel:
             if number == die:
                 os._exit(1)
             if number == fail:
-                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(words_of(text))), flags=final)
+                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(words_of(text))))
                 return "failed"
             if not size:
                 break
-            if not wait(told(text, "delay" if number else "first") / 1000, sender):
-                sender.send(flags=final)
+            if not wait(told(text, "delay" if number else "first") / 1000, sender, ended):
                 return "cancelled"
             start = max(0, at - overlap)
             at += size
@@ -204,22 +212,28 @@ class TritonPythonModel:
             sender.send(answer(stamped(piece) if told(text, "stamp") else piece, text))
         if overlap and told(text, "tail"):
             sender.send(answer(whole[-int(told(text, "tail")) :], text))
-        sender.send(flags=final)
         return "finished"
 
     def finalize(self) -> None:
         """Nothing to let go of."""
 
 
-def wait(seconds: float, sender) -> bool:
-    """Sleep, unless the client leaves; whether it is still there."""
+def wait(seconds: float, sender, ended: threading.Event) -> bool:
+    """Sleep, unless the client leaves or asks for the end; whether it is still there."""
     end = time.monotonic() + seconds
-    while not sender.is_cancelled():
+    while not (ended.is_set() or sender.is_cancelled()):
         rest = end - time.monotonic()
         if rest <= 0:
             return True
-        time.sleep(min(rest, 0.005))
+        ended.wait(min(rest, 0.005))
     return False
+
+
+def send_final(sender) -> None:
+    """The end of a request without any sound."""
+    import triton_python_backend_utils as pb_utils
+
+    sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def words_of(text: str) -> str:
