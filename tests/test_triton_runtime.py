@@ -24,9 +24,18 @@ from rvc_spark.tts.triton_runtime import REQUIREMENTS, Runtime, ensure_runtime
 
 PYTHON = "{}.{}".format(*sys.version_info)
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or sys.version_info >= (3, 13), reason="the embedded server needs Linux and numpy < 2"
-)
+
+def lacking() -> str:
+    """What this machine lacks for a runtime; empty when nothing."""
+    try:
+        check_platform()
+        choose_interpreter()
+    except TritonBootError as error:
+        return error.problem
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing lacks")
 
 
 class Installer:

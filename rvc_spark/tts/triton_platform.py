@@ -104,7 +104,8 @@ def _examined(executable: str, needed: tuple[str, ...]) -> Interpreter:
         raise TritonBootError(
             f"{name} was built without a shared library, which the server's model processes need: "
             "no libpython{}.{}.so.1.0".format(*version) + f" in {told['libdir'] or told['base']}",
-            f"Use a Python built with --enable-shared (python.org, uv, conda and Debian have one). {IN_PROCESS}",
+            "On Debian or Ubuntu: apt install libpython{}.{}; elsewhere".format(*version)
+            + f" use a Python built with --enable-shared, as uv and conda have. {IN_PROCESS}",
         )
     folders = tuple(Path(folder) for folder in told["folders"])
     return Interpreter(Path(executable), version, Path(told["base"]), library, folders)
