@@ -43,7 +43,9 @@ def inputs(wave: np.ndarray, reference_text: str, target_text: str, *, unit: int
     return tensors
 
 
-def whole(address: str, tensors: list[grpc.InferInput], model: str = "spark_tts_offline", **given: object) -> np.ndarray:
+def whole(
+    address: str, tensors: list[grpc.InferInput], model: str = "spark_tts_offline", **given: object
+) -> np.ndarray:
     """One unary call, float32 [n]."""
     with grpc.InferenceServerClient(address) as client:
         answer = client.infer(

@@ -62,10 +62,10 @@ class BuildSettings:
     @property
     def repository(self) -> RepositorySettings:
         """How the model repository is filled; the server sees the folders as the programs do."""
-        inside = dict(zip((self.checkpoint, self.work), self.seen, strict=True))
         return RepositorySettings(
-            self.checkpoint, form="tensorrt", device="cuda", precision="bf16", engine=self.work / "engine", paths_at=inside
-        )
+            self.checkpoint, form="tensorrt", device="cuda", precision="bf16", engine=self.work / "engine",
+            paths_at=dict(zip((self.checkpoint, self.work), self.seen, strict=True)),
+        )  # fmt: skip
 
 
 def in_container(program: str, checkpoint: Path, work: Path, image: str = IMAGE) -> Programs:
@@ -119,7 +119,8 @@ def download_stage(store: AssetStore, checkpoint: Path, accept: Collection[str])
             store.fetch_many(groups=["spark"], options=options, progress=lambda step: on_line(step.message))
         SparkFolder(checkpoint).check()
 
-    return Stage("download", "downloading the checkpoint", {"folder": str(checkpoint)}, (checkpoint / "config.yaml",), work)
+    inputs = {"folder": str(checkpoint)}
+    return Stage("download", "downloading the checkpoint", inputs, (checkpoint / "config.yaml",), work)
 
 
 def image_stage(program: str, image: str = IMAGE) -> Stage:
@@ -185,7 +186,10 @@ def serve(checkpoint: Path, work: Path) -> None:
     if converter is None:
         raise TritonBootError("this image has no conversion of TensorRT-LLM", f"Build the image {IMAGE}.")
     command = serve_command(str(build_engine(BuildSettings(checkpoint, work, converter=converter), show)))
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise TritonBootError(f"tritonserver cannot be started ({error.strerror})", f"Build the image {IMAGE}.") from error
 
 
 def _fill_inputs(settings: BuildSettings) -> dict[str, str]:

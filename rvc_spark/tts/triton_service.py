@@ -44,7 +44,7 @@ class SparkService:
     def __init__(self, config: Mapping[str, Any], models: ServerModels) -> None:
         self.settings = read_front_settings(config)
         self._tokenizer = load_tokenizer(self.settings.tokenizer_folder)
-        self._models = models
+        self.models = models
         self._voices = ServerTokenizer(models)
 
     def read(self, inputs: Mapping[str, np.ndarray], parameters: str) -> SpeechRequest:
@@ -82,8 +82,8 @@ class SparkService:
     def _begin(self, request: SpeechRequest, cancellation: Cancellation) -> SpokenText:
         cancellation.check()
         parts = SpeechParts(
-            self._tokenizer, ServerLanguageModel(self._models, self.settings, cancellation),
-            ServerCodec(self._models, self.settings.codec, cancellation),
+            self._tokenizer, ServerLanguageModel(self.models, self.settings, cancellation),
+            ServerCodec(self.models, self.settings.codec, cancellation),
         )  # fmt: skip
         try:
             voice = request.control or self._voice(request)

@@ -18,7 +18,7 @@ import numpy as np
 from rvc_spark.tts.chunk_schedule import Window
 from rvc_spark.tts.spark_settings import SAMPLES_PER_TOKEN, SparkSettings
 from rvc_spark.tts.spark_speech import TokenCall
-from rvc_spark.tts.triton_service_cancel import Cancellation
+from rvc_spark.tts.triton_service_cancel import Cancellation, Retired
 from rvc_spark.tts.triton_service_codec import VoiceTokens
 from rvc_spark.tts.triton_service_lm import told_allowed
 from rvc_spark.tts.triton_service_settings import CodecSizes, FrontSettings
@@ -39,10 +39,11 @@ class Call:
 
 
 class ServerModels:
-    """Calls of one server process."""
+    """Calls of one server process. retired: where exhausted iterators of answers wait to be let go."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
+        self.retired = Retired()
 
     def ask(self, call: Call) -> dict[str, np.ndarray]:
         """One answer, by output name. Raises Refusal with the other model's words."""
@@ -62,11 +63,16 @@ class ServerModels:
         )  # fmt: skip
 
     def _answers(self, responses: Any) -> Iterator[dict[str, np.ndarray]]:
-        for response in responses:
-            self._check(response)
-            tensors = response.output_tensors()
-            if tensors:
-                yield {tensor.name(): _array(tensor) for tensor in tensors}
+        try:
+            for response in responses:
+                self._check(response)
+                tensors = response.output_tensors()
+                if tensors:
+                    yield {tensor.name(): _array(tensor) for tensor in tensors}
+        finally:
+            for _ in responses:  # to its end, or the server keeps the request
+                pass
+            self.retired.keep(responses)
 
     @staticmethod
     def _check(response: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 POLL_SECONDS = 0.05
 
@@ -55,12 +56,12 @@ class Cancellation:
                     self._actions.remove(action)
 
     def poll(self) -> bool:
-        """Ask the server; on the first yes call what is registered. Returns whether asking is over."""
+        """Ask the server; on the first yes call what is registered. False when there was nothing to ask any more."""
         with self._asking:
             if self._over or self._cancelled:
-                return True
-            if not self._is_cancelled():
                 return False
+            if not self._is_cancelled():
+                return True
         with self._lock:
             self._cancelled = True
             actions, self._actions = self._actions, []
@@ -75,11 +76,48 @@ class Cancellation:
             self._over = True
 
 
-class CancelWatch:
-    """Polls the requests that are inside `watching`. Its thread runs only while there are some."""
+class Retired:
+    """Iterators of answers that were read to their end and must not be freed yet.
 
-    def __init__(self, seconds: float = POLL_SECONDS) -> None:
+    The server's own thread forgets such an iterator a little later. Should that be the last one to know it, it frees
+    Python objects without holding the interpreter's lock, and the process dies of a corrupted heap within minutes. That
+    thread takes its work from a queue, in order; the question whether a request is cancelled goes through the same
+    queue. So what was retired before a question was asked can be let go when it has been answered.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+        self._lock = threading.Lock()
+
+    def keep(self, iterator: Any) -> None:
+        """Hold on to it."""
+        with self._lock:
+            self._kept.append(iterator)
+
+    def taken(self) -> list[Any]:
+        """All that is kept, handed over."""
+        with self._lock:
+            kept, self._kept = self._kept, []
+            return kept
+
+    def put_back(self, kept: list[Any]) -> None:
+        """The question was not asked after all."""
+        with self._lock:
+            self._kept += kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+class CancelWatch:
+    """Polls the requests that are inside `watching`. Its thread runs only while there are some.
+
+    retired: let go whenever a question has been answered.
+    """
+
+    def __init__(self, retired: Retired | None = None, seconds: float = POLL_SECONDS) -> None:
         self._seconds = seconds
+        self._retired = retired or Retired()
         self._watched: set[Cancellation] = set()
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -118,9 +156,12 @@ class CancelWatch:
                     return
                 watched = list(self._watched)
             for cancellation in watched:
-                if cancellation.poll():
-                    with self._change:
-                        self._watched.discard(cancellation)
+                self._ask(cancellation)
             with self._change:
                 if not self._closed:
                     self._change.wait(self._seconds)
+
+    def _ask(self, cancellation: Cancellation) -> None:
+        kept = self._retired.taken()
+        if not cancellation.poll():
+            self._retired.put_back(kept)

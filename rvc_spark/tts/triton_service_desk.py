@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rvc_spark.tts.triton_service_cancel import Cancellation, Cancelled, CancelWatch
+from rvc_spark.tts.triton_service_cancel import Cancellation, Cancelled, CancelWatch, Retired
 from rvc_spark.tts.triton_service_wire import Refusal, internal_refusal
 
 if TYPE_CHECKING:
@@ -25,28 +25,68 @@ MAX_AT_ONCE = 512
 SPEECH_INPUTS = ("reference_wav", "reference_wav_len", "reference_text", "target_text")
 
 
-class Desk:
-    """Answers requests of one model."""
+class Reply:
+    """Where the answer to one request goes. Outputs nobody asked for are left out here: the server would remove them
+    from a response without holding the interpreter's lock, which corrupts the heap."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, request: Any) -> None:
         self._backend = backend
-        self._watch = CancelWatch()
+        self._sender = request.get_response_sender()
+        self.wanted = frozenset(request.requested_output_names())
+        self.is_cancelled: Callable[[], bool] = self._sender.is_cancelled
+
+    def send(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """One response of several."""
+        self._sender.send(self._response(outputs))
+
+    def finish(self, last: Mapping[str, np.ndarray] | Refusal | None) -> None:
+        """The last response; None: an empty one."""
+        final = self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        if last is None:
+            self._sender.send(flags=final)
+        else:
+            self._sender.send(self._response(last), flags=final)
+
+    def _response(self, outputs: Mapping[str, np.ndarray] | Refusal) -> Any:
+        if not isinstance(outputs, Refusal):
+            outputs = {name: array for name, array in outputs.items() if name in self.wanted}
+        return response_of(self._backend, outputs)
+
+
+def response_of(backend: Any, outputs: Mapping[str, np.ndarray] | Refusal) -> Any:
+    """A response, of arrays by name or with an error."""
+    if isinstance(outputs, Refusal):
+        internal = outputs.code in ("INTERNAL", "NO_SPEECH")
+        status = backend.TritonError.INTERNAL if internal else backend.TritonError.INVALID_ARG
+        return backend.InferenceResponse(error=backend.TritonError(str(outputs), status))
+    return backend.InferenceResponse(output_tensors=[backend.Tensor(name, array) for name, array in outputs.items()])
+
+
+Answer = Callable[[Reply, Cancellation], Mapping[str, np.ndarray] | None]
+
+
+class Desk:
+    """Answers requests of one model. retired: see `CancelWatch`."""
+
+    def __init__(self, backend: Any, retired: Retired | None = None) -> None:
+        self._backend = backend
+        self._watch = CancelWatch(retired)
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def close(self) -> None:
         """End the watch over cancelled requests."""
         self._watch.close()
 
-    def begin(self, request: Any, answer: Callable[[Any, Cancellation], Mapping[str, np.ndarray] | None]) -> None:
-        """Run `answer(sender, cancellation)` in a thread and send what it returns as the last response.
+    def begin(self, request: Any, answer: Answer) -> None:
+        """Run `answer(reply, cancellation)` in a thread and send what it returns as the last response.
 
         It returns arrays by output name, or None when it has sent everything itself. It may raise Refusal, Cancelled.
         """
-        sender = request.get_response_sender()
+        reply = Reply(self._backend, request)
         if not self._places.acquire(blocking=False):
-            self._finish(sender, Refusal("INTERNAL", f"{MAX_AT_ONCE} requests are under way. Try again later."))
+            reply.finish(Refusal("INTERNAL", f"{MAX_AT_ONCE} requests are under way. Try again later."))
             return
-        threading.Thread(target=self._run, args=(sender, answer), name="answer", daemon=True).start()
+        threading.Thread(target=self._run, args=(reply, answer), name="answer", daemon=True).start()
 
     def inputs(self, request: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copies of the inputs that were given, by name: the request's memory ends when `execute` returns."""
@@ -57,63 +97,41 @@ class Desk:
         """Names of all inputs of a request."""
         return [tensor.name() for tensor in request.inputs()]
 
-    def send(self, sender: Any, outputs: Mapping[str, np.ndarray]) -> None:
-        """One response of several."""
-        sender.send(self.response(outputs))
-
-    def response(self, outputs: Mapping[str, np.ndarray] | Refusal) -> Any:
-        """A response, of arrays by name or with an error."""
-        if isinstance(outputs, Refusal):
-            errors = self._backend.TritonError
-            internal = outputs.code in ("INTERNAL", "NO_SPEECH")
-            return self._backend.InferenceResponse(
-                error=errors(str(outputs), errors.INTERNAL if internal else errors.INVALID_ARG)
-            )
-        tensors = [self._backend.Tensor(name, array) for name, array in outputs.items()]
-        return self._backend.InferenceResponse(output_tensors=tensors)
-
-    def _run(self, sender: Any, answer: Callable[[Any, Cancellation], Mapping[str, np.ndarray] | None]) -> None:
+    def _run(self, reply: Reply, answer: Answer) -> None:
         last: Mapping[str, np.ndarray] | Refusal | None
         try:
-            with self._watch.watching(sender.is_cancelled) as cancellation:
-                last = answer(sender, cancellation)
+            with self._watch.watching(reply.is_cancelled) as cancellation:
+                last = answer(reply, cancellation)
         except Refusal as refusal:
             last = refusal
         except Cancelled:
             last = Refusal("INTERNAL", "the request was cancelled.")
         except BaseException as error:
-            self._finish(sender, internal_refusal(error))
+            reply.finish(internal_refusal(error))
             raise  # for the log of the server
         finally:
             self._places.release()
-        self._finish(sender, last)
-
-    def _finish(self, sender: Any, last: Mapping[str, np.ndarray] | Refusal | None) -> None:
-        final = self._backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        if last is None:
-            sender.send(flags=final)
-        else:
-            sender.send(self.response(last), flags=final)
+        reply.finish(last)
 
 
 class SpeechDesk:
     """The front model's desk: streaming, several chunks and an empty last response; otherwise one response."""
 
     def __init__(self, backend: Any, service: SparkService, *, streaming: bool) -> None:
-        self._desk, self._service, self._streaming = Desk(backend), service, streaming
+        self._desk, self._service, self._streaming = Desk(backend, service.models.retired), service, streaming
 
     def take(self, request: Any) -> None:
         """Begin to answer a request."""
         inputs = self._desk.inputs(request, SPEECH_INPUTS)
         parameters = request.parameters()
 
-        def answer(sender: Any, cancellation: Cancellation) -> Mapping[str, np.ndarray] | None:
+        def answer(reply: Reply, cancellation: Cancellation) -> Mapping[str, np.ndarray] | None:
             wanted = self._service.read(inputs, parameters)
             if not self._streaming:
                 return {"waveform": self._service.whole(wanted, cancellation)[None]}
             for chunk in self._service.speak(wanted, cancellation):
                 cancellation.check()
-                self._desk.send(sender, {"waveform": chunk[None]})
+                reply.send({"waveform": chunk[None]})
             return None
 
         self._desk.begin(request, answer)

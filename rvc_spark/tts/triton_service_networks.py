@@ -17,7 +17,7 @@ from rvc_spark.errors import ConfigError, RvcSparkError
 from rvc_spark.tts.spark_checkpoint import SparkFolder
 from rvc_spark.tts.triton_service_cancel import Cancellation
 from rvc_spark.tts.triton_service_codec import Recording, TokenizerService, VocoderService, VoiceTokens, token_rows
-from rvc_spark.tts.triton_service_desk import Desk
+from rvc_spark.tts.triton_service_desk import Desk, Reply, response_of
 from rvc_spark.tts.triton_service_lm import (
     INPUTS,
     LanguageModelService,
@@ -77,17 +77,16 @@ class TokenizerDesk:
     def take(self, request: Any) -> None:
         """Begin to answer a request: one recording a row."""
         inputs = self._desk.inputs(request, ("reference_wav", "reference_wav_len"))
-        parameters, wanted = request.parameters(), set(request.requested_output_names())
+        parameters = request.parameters()
 
-        def answer(sender: Any, cancellation: Cancellation) -> Mapping[str, np.ndarray]:
+        def answer(reply: Reply, cancellation: Cancellation) -> Mapping[str, np.ndarray]:
             told = Parameters(read_parameters(parameters))
             voice, normalise = told.text("voice"), told.flag("normalise_volume")
             told.check_all_known()
             normalise = self._normalise if normalise is None else normalise
-            semantic = "semantic_tokens" in wanted
+            semantic = "semantic_tokens" in reply.wanted
             recordings = [Recording(samples, voice, normalise, semantic) for samples in rows_of(inputs, voice)]
-            rows = token_rows(self._tokens(recordings, cancellation))
-            return {name: row for name, row in rows.items() if name in wanted}
+            return token_rows(self._tokens(recordings, cancellation))
 
         self._desk.begin(request, answer)
 
@@ -178,7 +177,7 @@ class VocoderDesk:
     """Answers of `vocoder`."""
 
     def __init__(self, backend: Any, service: VocoderService) -> None:
-        self._desk, self._service = Desk(backend), service
+        self._backend, self._desk, self._service = backend, Desk(backend), service
 
     def answer(self, requests: Sequence[Any]) -> list[Any]:
         """One response each; those of one shape are decoded as one batch, and a wrong one spoils only itself."""
@@ -190,15 +189,15 @@ class VocoderDesk:
                 self._service.check(inputs["global_tokens"], inputs["semantic_tokens"])
                 groups.setdefault(inputs["semantic_tokens"].shape, []).append(index)
             except Refusal as refusal:
-                responses[index] = self._desk.response(refusal)
+                responses[index] = response_of(self._backend, refusal)
         for shape, members in groups.items():
             voices = np.concatenate([given[index]["global_tokens"] for index in members])
             tokens = np.concatenate([given[index]["semantic_tokens"] for index in members])
             try:
                 waves = self._service.decode(voices, tokens).reshape(len(members), shape[0], -1)
-                made = [self._desk.response({"waveform": wave}) for wave in waves]
+                made = [response_of(self._backend, {"waveform": wave}) for wave in waves]
             except RvcSparkError as error:
-                made = [self._desk.response(refusal_of(error))] * len(members)
+                made = [response_of(self._backend, refusal_of(error))] * len(members)
             for index, response in zip(members, made, strict=True):
                 responses[index] = response
         return responses
@@ -229,7 +228,7 @@ class LanguageModelDesk:
         inputs = self._desk.inputs(request, [name for name in given if name in INPUTS])
         told, request_id = request.parameters(), request.request_id()
 
-        def answer(sender: Any, cancellation: Cancellation) -> Mapping[str, np.ndarray] | None:
+        def answer(reply: Reply, cancellation: Cancellation) -> Mapping[str, np.ndarray] | None:
             if wants_stop(inputs):
                 self._service.stop(request_id)
                 return None
@@ -240,7 +239,7 @@ class LanguageModelDesk:
             try:
                 with cancellation.calling(stream.close):
                     for ids in answers(stream, generation.streaming):
-                        self._desk.send(sender, output_arrays(ids))
+                        reply.send(output_arrays(ids))
             finally:
                 self._service.ended(request_id, stream)
             return None

@@ -25,7 +25,7 @@ _MARKERS = "done"
 
 # How a failed program's own words map to a sentence: (piece of text, what is wrong, what to do).
 _FAILURES = (
-    ("no kernel image is available", "the GPU is too old for TensorRT-LLM", "It needs capability 8.0 (Ampere) or newer."),
+    ("no kernel image is available", "the GPU is too old for TensorRT-LLM", "It needs capability 8.0 or newer."),
     ("out of memory", "the GPU has not enough memory", "End other programs that use it, then try again."),
     ("No space left on device", "the disk is full", "Free 10 GB, then try again."),
     ("could not select device driver", "the container has no GPU", "Install the NVIDIA Container Toolkit."),
@@ -68,7 +68,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, on_progress: OnProgress = 
         absent = [path.name for path in stage.produces if not path.exists()]
         if absent:
             raise TritonBootError(
-                f"{stage.words}: it ended without an error but made no {', '.join(absent)}", "Try again, then report it."
+                f"{stage.words}: it ended without an error but made no {', '.join(absent)}", "Try it once more."
             )
         _write_marker(stage, folder, key)
         ran.append(stage.name)
