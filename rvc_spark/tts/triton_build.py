@@ -189,7 +189,7 @@ def serve(checkpoint: Path, work: Path) -> None:
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        raise TritonBootError(f"tritonserver cannot be started ({error.strerror})", f"Build the image {IMAGE}.") from error
+        raise TritonBootError("tritonserver cannot be started", f"Build the image {IMAGE}.") from error
 
 
 def _fill_inputs(settings: BuildSettings) -> dict[str, str]:
