@@ -111,6 +111,6 @@ def run_demo(text: str | None, folder: Path | None, say: Callable[[str], None]) 
     else:
         say("running the notebook ...")
         files["notebook"] = folder / NOTEBOOK
-        _run_notebook(notebook_path(NOTEBOOK), files["notebook"], {"text": text})
+        _run_notebook(notebook_path(NOTEBOOK), files["notebook"], {"text": text, "engine": "espeak"})
         notebook = Choice("executed", "papermill")
     return DemoResult(speech, files, notebook, time.perf_counter() - started)

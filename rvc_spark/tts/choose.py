@@ -90,8 +90,10 @@ class Speakers:
         engine takes them. Raises ConfigError naming what it does not take, and what `choose` raises.
         """
         choice = self.choose(asked)
-        make = {"triton": self._triton, "spark": self._spark, "espeak": self._espeak}[choice.value]
-        engine = make(dict(values or {}))
+        if choice.value == "triton":
+            engine = self._triton(dict(values or {}), choice.reason)
+            return engine, engine.choice
+        engine = {"spark": self._spark, "espeak": self._espeak}[choice.value](dict(values or {}))
         return engine, Choice(choice.value, f"{choice.reason}; {engine.choice.reason}")
 
     def speaker_file(
@@ -163,12 +165,12 @@ class Speakers:
                 self._client = TritonSparkClient(self.config)
             return self._client
 
-    def _triton(self, values: dict[str, Any]) -> BaseTTSEngine:
+    def _triton(self, values: dict[str, Any], why: str) -> BaseTTSEngine:
         from rvc_spark.triton_client import TritonSettings
         from rvc_spark.tts.triton_engine import TritonEngine
 
         settings = _only("triton", values, (TritonSettings,))
-        return TritonEngine(self._connected(), TritonSettings(**settings), folder=self._folder)
+        return TritonEngine(self._connected(), TritonSettings(**settings), why=why, folder=self._folder)
 
     def _spark(self, values: dict[str, Any]) -> BaseTTSEngine:
         from rvc_spark.tts.spark import SparkEngine

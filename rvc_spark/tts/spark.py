@@ -84,11 +84,11 @@ class SparkEngine(BaseTTSEngine):
     def choice(self) -> Choice:
         """`spark (in process, fp32 on cpu, female, pitch moderate, ...)`: all that shapes the sound."""
         own = self.settings
-        voice = str(self.voice) if isinstance(self.voice, ControlVoice) else f"voice {_short(self.voice)}"
+        voice = str(self.voice) if isinstance(self.voice, ControlVoice) else f"the voice {_short(self.voice)}"
         seed = "a seed of its own" if own.seed is None else f"seed {own.seed}"
         return Choice(
             self.name,
-            f"in process, {self.networks.told}, {voice}, {seed}, temperature {own.temperature:g}, top_k {own.top_k}, "
+            f"in process, {self.networks.told}, without a reference {voice}, {seed}, temperature {own.temperature:g}, top_k {own.top_k}, "
             f"top_p {own.top_p:g}; {LICENCE_NOTE}",
         )
 
