@@ -88,8 +88,8 @@ class SparkEngine(BaseTTSEngine):
         seed = "a seed of its own" if own.seed is None else f"seed {own.seed}"
         return Choice(
             self.name,
-            f"in process, {self.networks.told}, without a reference {voice}, {seed}, temperature {own.temperature:g}, top_k {own.top_k}, "
-            f"top_p {own.top_p:g}; {LICENCE_NOTE}",
+            f"in process, {self.networks.told}, without a reference {voice}, {seed}, temperature {own.temperature:g}, "
+            f"top_k {own.top_k}, top_p {own.top_p:g}; {LICENCE_NOTE}",
         )
 
     def stream(self, embedding_path: str | Path | None, text: str) -> SpokenAudio:
