@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rvc_spark.errors import NothingSpokenError, SpeechError, TextError, VoiceTokensError
 from rvc_spark.tts.chunk_schedule import ChunkSettings, Window
 from rvc_spark.tts.spark_settings import SAMPLES_PER_TOKEN, SparkSettings
-from rvc_spark.tts.spark_speech import SpeechParts, SpokenText, TokenCall, seed_of
+from rvc_spark.tts.spark_speech import PartOfText, SpeechParts, SpokenText, TokenCall, seed_of
 from rvc_spark.tts.spark_tokens import ControlVoice, load_tokenizer
 from rvc_spark.tts.spark_voice import SparkVoice
 
@@ -225,6 +225,22 @@ def test_a_voice_made_to_order_is_kept_for_all_pieces(tokenizer):
     assert numbers.limit == 32 and numbers.prompt[-1] == tokenizer.id_of("start_global_token")
     assert len(speech) == 6
     assert all(tokenizer.globals_of(call.prompt) == list(range(40, 72)) for call in speech)
+
+
+@pytest.mark.parametrize("voice", [VOICE, ControlVoice("male", "low", "high")], ids=["enrolled", "made to order"])
+def test_a_text_in_several_calls_sounds_as_in_one(tokenizer, voice):
+    whole, model = make(tokenizer, lambda call: (numbers_of(call), "stop"), LONG, voice=voice, pause_seconds=0)
+    sound = np.concatenate(list(whole))
+    pieces = SparkSettings().pieces(LONG)
+    parts = []
+    for number, piece in enumerate(pieces):
+        other = FakeModel(tokenizer, lambda call: (numbers_of(call), "stop"))
+        part = PartOfText(number, pieces[0])
+        settings = SparkSettings(seed=1)
+        spoken = SpokenText(SpeechParts(tokenizer, other, FakeCodec()), piece, voice, settings, part)
+        parts.append(np.concatenate(list(spoken)))
+        assert set(other.calls) <= set(model.calls)
+    np.testing.assert_allclose(np.concatenate(parts), sound, atol=1e-4)
 
 
 def test_a_transcribed_voice_goes_on_with_its_tokens(tokenizer):

@@ -9,17 +9,13 @@ import math
 from dataclasses import dataclass, field
 
 from rvc_spark.errors import ConfigError
-from rvc_spark.processing.utils import MAX_SENTENCE_CHARS, MIN_SENTENCE_CHARS, split_text_and_validate
+from rvc_spark.processing.pieces import PIECE_CHARS, is_wide, speech_pieces
+from rvc_spark.processing.utils import MIN_SENTENCE_CHARS
 from rvc_spark.tts.chunk_schedule import TOKENS_PER_SECOND, ChunkSettings
 
 SAMPLES_PER_TOKEN = 320
 MAX_TOKENS = 3_000
 """Tokens of one piece of text, 60 s; the model was trained on less."""
-WIDE_CHARS = 60
-"""Longest piece of a text in a script of wide letters, about 15 s; `max_chars` is for the others."""
-SHORT_CHARS = 40
-"""A piece shorter than this is spoken together with the next: very short texts are what the model fails at."""
-
 _SECONDS_PER_WIDE = 0.25  # slow reading of Chinese or Japanese
 _SECONDS_PER_DIGIT = 0.35  # "7" is "seven"
 _SECONDS_PER_LETTER = 0.08
@@ -38,7 +34,7 @@ class SparkSettings:
     seed: same seed, same speech; None draws one, which is told with the result.
     max_tokens: where each piece is ended, in semantic tokens of 20 ms; None: no piece is cut, and one that goes on for
     much longer than its text can take has run away.
-    max_chars: longest piece of a text. pause_seconds: silence between pieces. lookahead: pieces begun before their turn.
+    max_chars: longest piece of a text. pause_seconds: silence between pieces. lookahead: pieces begun early.
     attempts: how often a piece that came out empty or ran away is tried, each time with another seed.
     chunks: how the sound is cut while it is being made.
     """
@@ -48,7 +44,7 @@ class SparkSettings:
     top_p: float = 0.95
     seed: int | None = None
     max_tokens: int | None = None
-    max_chars: int = 200
+    max_chars: int = PIECE_CHARS
     pause_seconds: float = 0.2
     lookahead: int = 1
     attempts: int = 4
@@ -78,26 +74,13 @@ class SparkSettings:
         return min(MAX_TOKENS, math.ceil(seconds * TOKENS_PER_SECOND))
 
     def pieces(self, text: str) -> list[str]:
-        """The text in pieces the model can keep in mind, short sentences together. Raises TextError."""
-        wide = sum(map(_is_wide, text[:10_000])) > len(text[:10_000]) / 4
-        most = min(self.max_chars, WIDE_CHARS) if wide else self.max_chars
-        joint = "" if wide else " "
-        pieces: list[str] = []
-        for sentence in split_text_and_validate(text, max_chars=max(MIN_SENTENCE_CHARS, min(most, MAX_SENTENCE_CHARS))):
-            if pieces and len(pieces[-1]) < min(SHORT_CHARS, most // 2) and len(pieces[-1]) + len(sentence) < most:
-                pieces[-1] += joint + sentence
-            else:
-                pieces.append(sentence)
-        return pieces
+        """The text in pieces the model can keep in mind. Raises TextError."""
+        return speech_pieces(text, self.max_chars)
 
 
 def slow_reading_seconds(text: str) -> float:
     """How long a slow reader takes."""
-    wide = sum(map(_is_wide, text))
+    wide = sum(map(is_wide, text))
     digits = sum(map(str.isdigit, text))
     other = len(text) - wide - digits
     return wide * _SECONDS_PER_WIDE + digits * _SECONDS_PER_DIGIT + other * _SECONDS_PER_LETTER
-
-
-def _is_wide(char: str) -> bool:
-    return ord(char) >= 0x2E80

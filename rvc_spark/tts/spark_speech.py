@@ -106,6 +106,17 @@ class SpeechNotes:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class PartOfText:
+    """Where a text stands in a longer one that is spoken by several calls, so that it sounds as if it were one.
+
+    first: number of its first piece; voice_text: the first piece of the whole, of which a voice made to order is made.
+    """
+
+    first: int = 0
+    voice_text: str | None = None
+
+
 class SpokenText:
     """Iterator over the sound of a text, float32 [n] at 16 kHz; the joined pieces are the whole.
 
@@ -114,9 +125,10 @@ class SpokenText:
     """
 
     def __init__(
-        self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings
-    ) -> None:
-        speaker = _Speaker(parts, text, voice, settings)  # not kept: its running generator must not be kept by itself
+        self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings,
+        part: PartOfText | None = None,
+    ) -> None:  # fmt: skip
+        speaker = _Speaker(parts, text, voice, settings, part or PartOfText())  # not kept: see `sound`
         self.notes = speaker.notes
         self._sound = speaker.sound()
 
@@ -135,9 +147,10 @@ class _Speaker:
     """The pieces of one text and the calls that are under way for them."""
 
     def __init__(
-        self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings
-    ) -> None:
-        self._parts, self._settings, self._wanted = parts, settings, voice
+        self, parts: SpeechParts, text: str, voice: SparkVoice | ControlVoice, settings: SparkSettings,
+        part: PartOfText,
+    ) -> None:  # fmt: skip
+        self._parts, self._settings, self._wanted, self._part = parts, settings, voice, part
         self._pieces = settings.pieces(check_words(text))
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         self.notes = SpeechNotes(seed, len(self._pieces))
@@ -148,7 +161,7 @@ class _Speaker:
             self._room(self._prompt(voice, self._pieces[0]))
 
     def sound(self) -> Iterator[np.ndarray]:
-        """See `SpokenText`."""
+        """See `SpokenText`, which holds this generator and not the speaker: what is dropped then ends at once."""
         try:
             voice = self._wanted
             if isinstance(voice, ControlVoice):
@@ -221,7 +234,7 @@ class _Speaker:
         piece = self._pieces[number]
         prompt = self._prompt(voice, piece)
         limit = min(self._settings.limit_for(piece) + 2, self._room(prompt))  # two marks stand around the speech
-        seed = seed_of(self.notes.seed, number, attempt)
+        seed = seed_of(self.notes.seed, self._part.first + number, attempt)
         call = TokenCall(prompt, seed, limit, tokenizer.speech_stops, tokenizer.speech_ids)
         return self._parts.language_model.generate(call, self._settings)
 
@@ -233,7 +246,8 @@ class _Speaker:
         """
         tokenizer, model = self._parts.tokenizer, self._parts.language_model
         begin = tokenizer.id_of("start_global_token")
-        prompt = tuple(tokenizer.encode(control_prompt(self._pieces[0], wanted)))
+        words = self._pieces[0] if self._part.voice_text is None else check_words(self._part.voice_text)
+        prompt = tuple(tokenizer.encode(control_prompt(words, wanted)))
         seed = seed_of(self.notes.seed, -1, 0)
         style = TokenCall(prompt, seed, STYLE_TOKENS, frozenset({begin}), tokenizer.style_ids)
         prompt += (*_drained(model.generate(style, self._settings)), begin)
