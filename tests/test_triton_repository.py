@@ -1,4 +1,4 @@
-"""The model repository, the container recipe and the stages that build an engine, with a fake docker for the real one."""
+"""The model repository, the container recipe and the stages that build an engine; a fake docker stands for the real."""
 
 from __future__ import annotations
 
