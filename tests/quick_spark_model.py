@@ -79,7 +79,9 @@ def write_repository(folder: Path) -> Path:
 
 
 def _config(name: str, ours: bool, decoupled: bool, output: str, text: str) -> str:
-    own = {"rvc_spark": "0.1.0", "rvc_spark_cancel": "1"} if ours else {"audio_chunk_overlap_duration": "0.1"}
+    own = {"rvc_spark": "0.1.0"} if ours else {"audio_chunk_overlap_duration": "0.1"}
+    if ours and decoupled:
+        own["rvc_spark_cancel"] = "1"  # ends a request when another one names it
     rows = [f'name: "{name}"\nbackend: "python"\nmax_batch_size: 16\ndynamic_batching {{ }}']
     rows.append(f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}")
     rows += [f'parameters [ {{ key: "{key}" value: {{ string_value: "{value}" }} }} ]' for key, value in own.items()]

@@ -75,13 +75,13 @@ def soak(folder: Path, *, requests: int, together: int, seed: int) -> SoakResult
     with client_of(server) as client:
         half = (requests + quiet) // 2
         _batch(client, prepared, told, range(quiet, half), together, seed)
-        killer = threading.Timer(0.2, os.kill, (server.pid, signal.SIGKILL))
+        killer = threading.Timer(0.1, os.kill, (server.pid, signal.SIGKILL))
         killer.start()
-        _batch(client, prepared, told, range(half, half + 2 * together), together, seed)
+        _batch(client, prepared, told, range(half, half + 5 * together), together, seed)
         killer.join()
         first.__exit__(None, None, None)
         with quick_server(folder, models=ONE, ports=ports) as again, client_of(again) as observer:
-            _batch(client, prepared, told, range(half + 2 * together, requests), together, seed)
+            _batch(client, prepared, told, range(half + 5 * together, requests), together, seed)
             eventually(lambda: counters(observer)["active"] == 0)
             told.active_left = counters(observer)["active"]
     eventually(lambda: not own_threads())

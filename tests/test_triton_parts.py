@@ -1,4 +1,4 @@
-"""The parts of the Triton client that need no server: addresses, settings, joining, errors, what a request looks like."""
+"""The parts of the Triton client that need no server: addresses, settings, joining, errors, the wire of a request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_addresses(host: str, target: str, tls: bool) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", " ", "a b", "ftp://x", "http://x/path", "user@x", "x:99999", "x:y", "-", "..", "a" * 300, "x\n", "unix:/a", 7,
+    ["", " ", "a b", "ftp://x", "http://x/path", "user@x", "x:99999", "x:y", "-", "..", "a" * 300, "x\ny", "unix:/a", 7,
      "http://", "[::1", "x/y", "x?y"],
 )  # fmt: skip
 def test_addresses_that_are_none(host: str) -> None:
@@ -68,16 +68,19 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": -1}, {"top_p": 2.0}, {"top_k": 0}, {"seed": -1}, {"seed": 1.5}, {"seed": True}, {"context": "some"},
-     {"pause_seconds": float("nan")}, {"look_ahead": 99}, {"gender": "x", "pitch": "low", "speed": "low"},
-     {"gender": "male"}, {"max_chars": 3}, {"sentence_seconds": 0}, {"normalise_volume": "yes"}],
+    [{"temperature": -1}, {"top_p": 2.0}, {"top_k": 0}, {"seed": -1}, {"seed": 1.5}, {"seed": True},
+     {"context": "some"}, {"pause_seconds": float("nan")}, {"look_ahead": 99},
+     {"gender": "x", "pitch": "low", "speed": "low"}, {"gender": "male"}, {"max_chars": 3},
+     {"sentence_seconds": 0}, {"normalise_volume": "yes"}],
 )  # fmt: skip
 def test_settings_out_of_range(bad: dict) -> None:
     with pytest.raises(ConfigError):
         TritonSettings(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"port": 0}, {"attempts": 0}, {"model": "a/b"}, {"token": "a\nb"}, {"ca_file": Path("x")}])
+@pytest.mark.parametrize(
+    "bad", [{"port": 0}, {"attempts": 0}, {"model": "a/b"}, {"token": "a\nb"}, {"ca_file": Path("x")}]
+)
 def test_connections_out_of_range(bad: dict) -> None:
     with pytest.raises(ConfigError):
         TritonConnection(**bad)
@@ -161,7 +164,8 @@ def test_joining_equals_the_reference_where_the_reference_is_right() -> None:
         (None, "Failed to process the request(s) for model 'x_0_0', message: ValueError: boom", TritonModelError),
         (None, "message: TritonModelException: INVALID_TEXT: no words", TextError),
         (None, "INVALID_REFERENCE: too short", AudioError), (None, "NO_SPEECH: nothing", NothingSpokenError),
-        (None, "INVALID_PARAMETER: top_k", TritonRequestError), (None, "Stub process 'x' is not healthy.", TritonModelError),
+        (None, "INVALID_PARAMETER: top_k", TritonRequestError),
+        (None, "Stub process 'x' is not healthy.", TritonModelError),
         (None, "Exceeds maximum queue size", TritonRequestError),
         ("NOT_FOUND", "Request for unknown model", TritonModelError),
         ("INVALID_ARGUMENT", "expected 4 inputs but got 3", TritonModelError),
