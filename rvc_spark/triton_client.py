@@ -72,7 +72,6 @@ class TritonSparkClient:
         self.connection = _connection(where, port)
         self._channel = Channel(self.connection)
         self._model: TritonModel | None = None
-        self._model_lock = threading.Lock()
         self._voices = KnownVoices()
         self._line = Line(self._channel, self._voices, set(), threading.Lock(), _calling(self._server_lost))
         self._streams: weakref.WeakSet[SpeechStream | AsyncSpeechStream] = weakref.WeakSet()
@@ -139,10 +138,10 @@ class TritonSparkClient:
 
         Raises TritonModelError, TritonUnreachableError, TritonTimeoutError, TritonRequestError.
         """
-        with self._model_lock:
-            if self._model is None:
-                self._model = read_model(self._channel)
-            return self._model
+        model = self._model
+        if model is None:  # several threads may ask at once: behind a lock each would wait for the failures before it
+            model = self._model = read_model(self._channel)
+        return model
 
     def statistics(self) -> TritonStatistics:
         """The server's counters of the model. Raises as `metadata`."""
