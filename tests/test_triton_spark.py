@@ -195,7 +195,7 @@ def test_both_kinds_and_sixteen_streams_at_once(server: EmbeddedServer) -> None:
 
 def test_unary_requests_overlap(server: EmbeddedServer) -> None:
     """A short text that comes after three long ones is answered before them, by one process."""
-    text = " ".join([TEXT] * 12)
+    text = " ".join([TEXT] * 4)
     order: list[str] = []
 
     def one(name: str, words: str) -> None:
@@ -237,14 +237,13 @@ def test_a_cancelled_stream_frees_its_slot(server: EmbeddedServer) -> None:
 
 
 def test_long_text_is_spoken_to_its_end(server: EmbeddedServer) -> None:
+    """2,000 words, a quarter of an hour; the public server stops after ten seconds and says nothing."""
     words = 2_000
     text = " ".join(f"word{number}{'.' if number % 14 == 13 else ''}" for number in range(words))
     parameters = {**SEED, "overlap_seconds": "0"}
     sound = np.concatenate(list(streamed(server.address, inputs(reference(), TRANSCRIPT, text), parameters=parameters)))
     pieces = len(text) / 200  # the longest piece; each of them gives at least one token and is followed by a pause
     assert len(sound) > pieces * (3_200 + 320)
-    again = whole(server.address, inputs(reference(), TRANSCRIPT, text), parameters=SEED)
-    assert len(again) == len(sound) and np.abs(again - sound).max() < 1e-4
 
 
 def test_short_and_silent_texts(server: EmbeddedServer) -> None:
@@ -253,7 +252,8 @@ def test_short_and_silent_texts(server: EmbeddedServer) -> None:
         refused(lambda text=text: whole(server.address, inputs(reference(), TRANSCRIPT, text)), "INVALID_TEXT")
         refused(lambda text=text: list(streamed(server.address, inputs(reference(), TRANSCRIPT, text))), "INVALID_TEXT")
     refused(lambda: whole(server.address, inputs(reference(), "a <|gender_0|> b", "Good day.")), "INVALID_TEXT")
-    refused(lambda: whole(server.address, inputs(reference(), TRANSCRIPT, "word " * 100_000)), "INVALID_TEXT")
+    endless = inputs(reference(), TRANSCRIPT, "word " * 100_000, unit=None)  # padded, it would be gigabytes
+    refused(lambda: whole(server.address, endless), "INVALID_TEXT")
 
 
 def test_references_at_their_limits(server: EmbeddedServer) -> None:
