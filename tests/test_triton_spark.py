@@ -199,7 +199,7 @@ def test_unary_requests_overlap(server: EmbeddedServer) -> None:
     order: list[str] = []
 
     def one(name: str, words: str) -> None:
-        whole(server.address, inputs(reference(), TRANSCRIPT, words), parameters=SEED)
+        whole(server.address, inputs(reference(), TRANSCRIPT, words, unit=None), parameters=SEED)
         order.append(name)
 
     with ThreadPoolExecutor(4) as pool:
@@ -222,7 +222,8 @@ def test_a_cancelled_stream_frees_its_slot(server: EmbeddedServer) -> None:
     """More abandoned streams than there are slots: were one kept, those after it would wait for a very long text."""
     text = " ".join([TEXT] * 60)
     for number in range(8):
-        stream = streamed(server.address, inputs(reference(), TRANSCRIPT, text), parameters={"seed": number})
+        tensors = inputs(reference(), TRANSCRIPT, text, unit=None)
+        stream = streamed(server.address, tensors, parameters={"seed": number})
         assert len(next(stream)) > 0
         stream.close()
     began = time.monotonic()
@@ -241,7 +242,8 @@ def test_long_text_is_spoken_to_its_end(server: EmbeddedServer) -> None:
     words = 2_000
     text = " ".join(f"word{number}{'.' if number % 14 == 13 else ''}" for number in range(words))
     parameters = {**SEED, "overlap_seconds": "0"}
-    sound = np.concatenate(list(streamed(server.address, inputs(reference(), TRANSCRIPT, text), parameters=parameters)))
+    tensors = inputs(reference(), TRANSCRIPT, text, unit=None)
+    sound = np.concatenate(list(streamed(server.address, tensors, parameters=parameters)))
     pieces = len(text) / 200  # the longest piece; each of them gives at least one token and is followed by a pause
     assert len(sound) > pieces * (3_200 + 320)
 
