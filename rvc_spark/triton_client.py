@@ -11,6 +11,7 @@ Spark-TTS ones; the neighbours `triton_*` are reached through here. Starts no se
 
 from __future__ import annotations
 
+import secrets
 import threading
 import weakref
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import numpy as np
 
 from rvc_spark.audio import Audio
 from rvc_spark.errors import ConfigError, SpeechError
-from rvc_spark.processing.utils import split_text_and_validate
+from rvc_spark.processing.pieces import speech_pieces
 from rvc_spark.rvc_config import RVCConfig
 from rvc_spark.triton_channel import Channel, closed_error
 from rvc_spark.triton_inputs import (
@@ -41,7 +42,7 @@ from rvc_spark.triton_model import (
     read_statistics,
 )
 from rvc_spark.triton_settings import SERVER_SETTINGS, TritonConnection, TritonSettings
-from rvc_spark.triton_speech import AsyncSpeechStream, SpeechStream
+from rvc_spark.triton_speech import AsyncSpeechStream, SpeechStream, Starter
 from rvc_spark.triton_stream import KnownVoices, Line, SentenceReader
 
 __all__ = [
@@ -100,12 +101,13 @@ class TritonSparkClient:
         server does not take, and TextError and AudioError for what only the server could see.
         """
         settings = settings or TritonSettings()
-        sentences = split_text_and_validate(text, max_chars=settings.max_chars, language=settings.language)
+        pieces = speech_pieces(text, settings.max_chars, settings.language)
         check_no_tokens(text, "the text")
         voice = self._voice(reference, transcript, settings)
         if not self._channel.is_open:
             raise closed_error(str(self.connection))
-        stream = SpeechStream(sentences, self._starter(voice, settings), settings, str(self.connection))
+        start = self._starter(voice, settings, pieces[0])
+        stream = SpeechStream(enumerate(pieces), start, settings, str(self.connection))
         self._streams.add(stream)
         return stream
 
@@ -174,10 +176,17 @@ class TritonSparkClient:
             raise ConfigError("a recording and gender, pitch and speed are two voices", "Give one of them.")
         return None if reference is None else prepare_reference(reference, transcript)
 
-    def _starter(self, voice: Reference | None, settings: TritonSettings) -> Callable[[str, float], SentenceReader]:
-        """What requests a sentence, as the server's kind needs it; the server is asked when the first one starts."""
+    def _starter(self, voice: Reference | None, settings: TritonSettings, voice_text: str) -> Starter:
+        """What requests a piece, as the server's kind needs it; the server is asked when the first one starts.
 
-        def start(sentence: str, seconds: float) -> SentenceReader:
+        With a seed, a server of this package is told which piece of the whole it is and what the first one says: all
+        have their seeds then, and one voice made to order, as if the text had come in one request.
+        """
+        seed = settings.seed
+        if seed is None and settings.gender is not None:
+            seed = secrets.randbits(32)  # the voice of all pieces comes from it
+
+        def start(piece: tuple[int, str], seconds: float) -> SentenceReader:
             model = self.metadata()
             parameters = settings.parameters()
             if model.rvc_spark is None and parameters:
@@ -186,8 +195,11 @@ class TritonSparkClient:
                     f"the Triton server at {self.connection} is not of this package and takes no {names}",
                     "Leave the settings out, or start one with `rvc-spark triton up`.",
                 )
+            number, text = piece
+            if seed is not None:
+                parameters |= {"seed": seed, "piece": number, "voice_text": voice_text}
             wanted = parameters if model.rvc_spark else None
-            request = SentenceRequest(model.name, sentence, voice, wanted, model.ends_by_word)
+            request = SentenceRequest(model.name, text, voice, wanted, model.ends_by_word)
             return SentenceReader(self._line, request, seconds=seconds, overlap=model.overlap_samples)
 
         return start

@@ -13,7 +13,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from rvc_spark.errors import ConfigError
-from rvc_spark.processing.utils import DEFAULT_SENTENCE_CHARS, MAX_SENTENCE_CHARS, MIN_SENTENCE_CHARS
+from rvc_spark.processing.pieces import PIECE_CHARS
+from rvc_spark.processing.utils import MAX_SENTENCE_CHARS, MIN_SENTENCE_CHARS
 from rvc_spark.rvc_config import RVCConfig
 
 GENDERS = ("female", "male")
@@ -100,7 +101,7 @@ class TritonSettings:
     of those for another server is an error of the call, never ignored.
     """
 
-    seed: int | None = None  # same seed, same sound
+    seed: int | None = None  # same seed, same sound as in process; None: a new one for each text
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -113,9 +114,9 @@ class TritonSettings:
     gender: str | None = None  # a voice made from attributes instead of a reference: all three
     pitch: str | None = None
     speed: str | None = None
-    max_chars: int = DEFAULT_SENTENCE_CHARS  # longest piece of a text that is one request
+    max_chars: int = PIECE_CHARS  # longest piece of a text that is one request
     language: str | None = None  # for finding the ends of sentences
-    pause_seconds: float = 0.25  # silence between sentences
+    pause_seconds: float = 0.2  # silence between pieces, as in process
     look_ahead: int = 2  # sentences requested beyond the one that is being delivered
     first_chunk_seconds: float = 60.0  # longest wait for the first sound of a sentence
     stall_seconds: float = 60.0  # longest wait for more of it: of a model process that dies Triton tells nobody

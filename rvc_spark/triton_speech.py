@@ -27,8 +27,10 @@ from rvc_spark.triton_inputs import SAMPLE_RATE
 from rvc_spark.triton_settings import TritonSettings
 from rvc_spark.triton_stream import SentenceReader
 
-Starter = Callable[[str, float], SentenceReader]
-"""Requests one sentence, given how many seconds it may take."""
+Piece = tuple[int, str]
+"""Number of a piece of the text, and its words."""
+Starter = Callable[[Piece, float], SentenceReader]
+"""Requests one piece, given how many seconds it may take."""
 
 
 class SpeechStream(Iterator[Audio]):
@@ -38,11 +40,11 @@ class SpeechStream(Iterator[Audio]):
     without an error then, and `finished` tells the two ends apart.
     """
 
-    def __init__(self, sentences: Iterable[str], start: Starter, settings: TritonSettings, place: str) -> None:
+    def __init__(self, pieces: Iterable[Piece], start: Starter, settings: TritonSettings, place: str) -> None:
         """place: the server's address, for messages."""
         self.finished = False
         """Whether the last sample was handed over."""
-        self._sentences = deque(sentences)
+        self._sentences = deque(pieces)
         self._start, self._settings, self._place = start, settings, place
         self._readers: deque[SentenceReader] = deque()
         self._pause_due = self._closed = self._begun = False

@@ -40,7 +40,7 @@ FAMILIES = {  # files that are the inside of a unit whose door is one file
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
     "cli": ("cli_", "__main__"),
 }
-TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which every engine for long text needs below it
+TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which engines need below them
 # The command line reaches the other surfaces only through what stands below it as a command of its own.
 FORBIDDEN = {("cli", "widgets")}
 

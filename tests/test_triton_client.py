@@ -112,7 +112,10 @@ def test_a_long_text_comes_in_order_with_bounded_look_ahead(client: TritonSparkC
 
 
 def test_the_next_sentence_is_requested_before_the_last_is_finished(client: TritonSparkClient) -> None:
-    slow = "One chunks=2 samples=50 delay=60000. Two samples=10 first=60000. Three samples=10 first=60000. Four."
+    slow = (
+        "One that is long enough alone, chunks=2 samples=50 delay=60000. Two that is long enough alone, samples=10 "
+        "first=60000. Three that is long enough alone, samples=10 first=60000. Four."
+    )
     before = counters(client)["started"]
     with client.stream(slow, voice(), settings=TritonSettings(look_ahead=2)) as pieces:
         next(pieces)
@@ -161,7 +164,9 @@ def test_a_stream_that_was_never_begun_costs_nothing(client: TritonSparkClient) 
 
 def test_async_streams_overlap_and_equal_the_others(client: TritonSparkClient) -> None:
     prepared = client.prepare(voice())
-    texts = [f"Task {number} chunks=4 samples=500 delay=5. Second sentence of {number}." for number in range(12)]
+    texts = [
+        f"Task {number} of twelve, chunks=4 samples=500 delay=5. Second sentence of {number}." for number in range(12)
+    ]
 
     async def one(text: str) -> np.ndarray:
         stream = client.astream(text, prepared)
@@ -257,8 +262,9 @@ def test_public_servers_chunks_are_joined_without_seams(server: EmbeddedServer, 
 def test_servers_that_do_not_stream(server: EmbeddedServer) -> None:
     with client_of(server, "spark_offline") as client:
         assert not client.metadata().decoupled
-        pieces = list(client.stream("First one. Second one.", voice()))
-        assert np.array_equal(np.concatenate([p.samples for p in pieces]), whole(["First one.", "Second one."]))
+        sentences = ["The first one is long enough to stand alone.", "The second one."]
+        pieces = list(client.stream(" ".join(sentences), voice()))
+        assert np.array_equal(np.concatenate([p.samples for p in pieces]), whole(sentences))
 
 
 @pytest.mark.parametrize("model", ["wrong_type", "wrong_inputs", "no_such_model"])

@@ -23,7 +23,11 @@ from tritonclient.utils import InferenceServerException
 from rvc_spark.audio import Audio
 from rvc_spark.errors import TritonBootError
 from rvc_spark.rvc_config import RVCConfig
+from rvc_spark.triton_client import TritonSettings, TritonSparkClient
 from rvc_spark.tts.chunk_schedule import ChunkSettings
+from rvc_spark.tts.spark import SparkEngine
+from rvc_spark.tts.spark_settings import SparkSettings
+from rvc_spark.tts.spark_tokens import ControlVoice
 from rvc_spark.tts.triton_embedded import EmbeddedServer, launch
 from rvc_spark.tts.triton_repository import RepositorySettings, write_repository
 from rvc_spark.tts.triton_runtime import ensure_runtime
@@ -38,6 +42,7 @@ TRANSCRIPT = "hello there"
 # Short chunks, so that the few tokens of a tiny model make several of them.
 CHUNKS = ChunkSettings(first_seconds=0.3, scale=2.0, max_seconds=1.0, overlap_seconds=0.1)
 SEED = {"seed": 4}
+SEEDED = TritonSettings(seed=4)
 
 
 def reference(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
@@ -343,6 +348,36 @@ def test_a_voice_made_to_order(server: EmbeddedServer) -> None:
     sound = whole(server.address, silent, parameters=parameters)
     assert len(sound) > 0
     assert np.array_equal(sound, whole(server.address, silent, parameters=parameters))
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["recording", "made to order"])
+def test_our_client_and_the_engine_in_process_are_the_same_sound(
+    server: EmbeddedServer, checkpoint: Path, tmp_path: Path, made: bool
+) -> None:
+    """Same text, seed and voice: however the text is cut into requests and the sound into chunks."""
+    sound = Audio(reference(), 16_000)
+    order = {"gender": "male", "pitch": "low", "speed": "moderate"}
+    settings = TritonSettings(seed=4, chunk_seconds=0.5, chunk_scale=1.5, **(order if made else {}))
+    with TritonSparkClient("127.0.0.1", server.grpc_port) as client:
+        served = [piece.samples for piece in client.stream(TEXT, None if made else sound, settings=settings)]
+    with SparkEngine(SparkSettings(seed=4), config=RVCConfig(spark=checkpoint), folder=tmp_path) as engine:
+        engine.voice = ControlVoice(**order) if made else engine.voice_of([sound])
+        local = engine.speak(None, TEXT)
+    assert len(served) > 5
+    np.testing.assert_allclose(np.concatenate(served), local.samples, atol=1e-4)
+
+
+def test_our_client_ends_streams_by_word_and_the_slot_is_free(server: EmbeddedServer) -> None:
+    prepared = Audio(reference(), 16_000)
+    with TritonSparkClient("127.0.0.1", server.grpc_port) as client:
+        assert client.metadata().ends_by_word
+        for number in range(20):
+            with client.stream(TEXT * 5, prepared, settings=TritonSettings(seed=number)) as pieces:
+                next(pieces)
+        began = time.monotonic()
+        assert client.synthesize("Good morning to all of you.", prepared, settings=SEEDED).frames > 0
+        assert time.monotonic() - began < 30  # 20 texts of 25 s each, at four at once, would take minutes
+    assert server.alive
 
 
 def test_a_dead_model_process_comes_back(server: EmbeddedServer) -> None:

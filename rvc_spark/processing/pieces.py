@@ -6,7 +6,12 @@ Works from the text alone.
 
 from __future__ import annotations
 
-from rvc_spark.processing.utils import MAX_SENTENCE_CHARS, MIN_SENTENCE_CHARS, split_text_and_validate
+from rvc_spark.processing.utils import (
+    MAX_SENTENCE_CHARS,
+    MIN_SENTENCE_CHARS,
+    normalise_text,
+    split_text_and_validate,
+)
 
 PIECE_CHARS = 200
 """Longest piece unless asked otherwise, about 15 s."""
@@ -18,6 +23,7 @@ SHORT_CHARS = 40
 
 def speech_pieces(text: str, max_chars: int = PIECE_CHARS, language: str | None = None) -> list[str]:
     """Pieces in order, of at most `max_chars`; nothing is lost. Raises TextError as `split_text_and_validate`."""
+    text = normalise_text(text)
     wide = sum(map(is_wide, text[:10_000])) > len(text[:10_000]) / 4
     most = min(max_chars, WIDE_CHARS) if wide else max_chars
     joint = "" if wide else " "

@@ -24,6 +24,7 @@ from rvc_spark.rvc_config import Choice
 from rvc_spark.triton_client import Reference, TritonSettings, TritonSparkClient
 from rvc_spark.triton_inputs import MAX_REFERENCE_SECONDS, SAMPLE_RATE, prepare_reference
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult, check_spoken
+from rvc_spark.tts.spark_checkpoint import LICENCE_NOTE
 
 MAX_EMBEDDING_BYTES = 4 << 20
 """30 s of samples take 2.6 MB as text."""
@@ -39,6 +40,7 @@ class TritonEngine(BaseTTSEngine):
     """
 
     name: ClassVar[str] = "triton"
+    licence: ClassVar[str] = LICENCE_NOTE
 
     def __init__(
         self,

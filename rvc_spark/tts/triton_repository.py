@@ -120,7 +120,9 @@ def repository_files(settings: RepositorySettings) -> dict[str, str]:
     front = _front_values(folder, settings)
     for model in FRONT_MODELS:
         streams = settings.mode == "streaming" if model == FRONT_MODELS[0] else model.endswith("streaming")
-        values = {**front, "model_name": model, "decoupled_mode": _flag(streams)}
+        # A word that ends another request must reach the process that request runs in.
+        by_word = "1" if streams and settings.front_instances == 1 else "0"
+        values = {**front, "model_name": model, "decoupled_mode": _flag(streams), "ends_by_word": by_word}
         files[f"{model}/config.pbtxt"] = fill_template(_template("spark_tts", "config.pbtxt"), values)
         files[f"{model}/1/model.py"] = _template("spark_tts", "1/model.py")
     return files

@@ -64,12 +64,14 @@ class Runtime:
         """Variables for the server; `changes` as in `subprocess_environment`.
 
         The stub starts Python isolated: it ignores PYTHONPATH, PYTHONHOME and VIRTUAL_ENV and takes the first python on
-        PATH for its own. Those three are removed all the same, for programs a model may start.
+        PATH for its own. Those three are removed all the same, for programs a model may start. Three models compute at
+        once, each in a process of its own: with a thread for every core each they would wait for one another.
         """
         path = os.pathsep.join([str(self.python.parent), subprocess_environment().get("PATH", os.defpath)])
         settings: dict[str, str | None] = {
             "PATH": path, "LD_LIBRARY_PATH": str(self.library_folder), "PYTHONPATH": None, "PYTHONHOME": None,
             "VIRTUAL_ENV": None, "PYTHONDONTWRITEBYTECODE": None,
+            "OMP_NUM_THREADS": subprocess_environment().get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2))),
         }  # fmt: skip
         return subprocess_environment(**{**settings, **changes})
 

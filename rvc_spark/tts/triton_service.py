@@ -16,7 +16,7 @@ import numpy as np
 
 from rvc_spark.errors import RvcSparkError, SpeechError, TextError, VoiceTokensError
 from rvc_spark.tts.spark_settings import SparkSettings
-from rvc_spark.tts.spark_speech import SPARK_RATE, SpeechParts, SpokenText
+from rvc_spark.tts.spark_speech import SPARK_RATE, PartOfText, SpeechParts, SpokenText
 from rvc_spark.tts.spark_tokens import ControlVoice, load_tokenizer
 from rvc_spark.tts.spark_voice import SparkVoice
 from rvc_spark.tts.triton_service_bls import ServerCodec, ServerLanguageModel, ServerModels, ServerTokenizer
@@ -87,7 +87,8 @@ class SparkService:
         )  # fmt: skip
         try:
             voice = request.control or self._voice(request)
-            return SpokenText(parts, request.text, voice, settings_of(request))
+            part = PartOfText(request.piece, request.voice_text)
+            return SpokenText(parts, request.text, voice, settings_of(request), part)
         except (TextError, VoiceTokensError) as error:
             raise refusal_of(error) from error
         except SpeechError as error:  # the prompt leaves no room to speak: the reference is too long

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rvc_spark.tts.triton_service_cancel import Cancellation, Cancelled, CancelWatch, Retired
-from rvc_spark.tts.triton_service_wire import Refusal, internal_refusal
+from rvc_spark.tts.triton_service_wire import Refusal, internal_refusal, read_parameters
 
 if TYPE_CHECKING:
     from rvc_spark.tts.triton_service import SparkService
 
 MAX_AT_ONCE = 512
 """Requests under way in one process; each has a thread."""
+EARLY_WORDS = 1_000
 SPEECH_INPUTS = ("reference_wav", "reference_wav_len", "reference_text", "target_text")
 
 
@@ -33,7 +34,11 @@ class Reply:
         self._backend = backend
         self._sender = request.get_response_sender()
         self.wanted = frozenset(request.requested_output_names())
-        self.is_cancelled: Callable[[], bool] = self._sender.is_cancelled
+        self.ended = threading.Event()
+
+    def is_cancelled(self) -> bool:
+        """Whether the client hung up, or ended the request by word."""
+        return self.ended.is_set() or self._sender.is_cancelled()
 
     def send(self, outputs: Mapping[str, np.ndarray]) -> None:
         """One response of several."""
@@ -65,6 +70,44 @@ def response_of(backend: Any, outputs: Mapping[str, np.ndarray] | Refusal) -> An
 Answer = Callable[[Reply, Cancellation], Mapping[str, np.ndarray] | None]
 
 
+class EndWords:
+    """Requests that another request may end by naming their id.
+
+    Needed because Triton 2.51 dies of a double free now and then when a client resets a stream that is being written.
+    A word may come before the request it means: the last EARLY_WORDS of those are kept.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, threading.Event] = {}
+        self._early: dict[str, None] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, request_id: str, ended: threading.Event) -> None:
+        """A request is under way; `ended` is set when its word comes."""
+        with self._lock:
+            if request_id in self._early:
+                del self._early[request_id]
+                ended.set()
+            elif request_id:
+                self._running[request_id] = ended
+
+    def leave(self, request_id: str) -> None:
+        """It is answered."""
+        with self._lock:
+            self._running.pop(request_id, None)
+
+    def say(self, request_id: str) -> None:
+        """End the request of that id."""
+        with self._lock:
+            ended = self._running.get(request_id)
+            if ended is not None:
+                ended.set()
+                return
+            self._early[request_id] = None
+            if len(self._early) > EARLY_WORDS:
+                del self._early[next(iter(self._early))]
+
+
 class Desk:
     """Answers requests of one model. retired: see `CancelWatch`."""
 
@@ -72,6 +115,12 @@ class Desk:
         self._backend = backend
         self._watch = CancelWatch(retired)
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._words = EndWords()
+
+    def end(self, request: Any, request_id: str) -> None:
+        """End the request of that id; `request` said so and is answered with nothing."""
+        self._words.say(request_id)
+        Reply(self._backend, request).finish(None)
 
     def close(self) -> None:
         """End the watch over cancelled requests."""
@@ -86,7 +135,9 @@ class Desk:
         if not self._places.acquire(blocking=False):
             reply.finish(Refusal("INTERNAL", f"{MAX_AT_ONCE} requests are under way. Try again later."))
             return
-        threading.Thread(target=self._run, args=(reply, answer), name="answer", daemon=True).start()
+        request_id = request.request_id()
+        self._words.enter(request_id, reply.ended)
+        threading.Thread(target=self._run, args=(reply, answer, request_id), name="answer", daemon=True).start()
 
     def inputs(self, request: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Copies of the inputs that were given, by name: the request's memory ends when `execute` returns."""
@@ -97,7 +148,7 @@ class Desk:
         """Names of all inputs of a request."""
         return [tensor.name() for tensor in request.inputs()]
 
-    def _run(self, reply: Reply, answer: Answer) -> None:
+    def _run(self, reply: Reply, answer: Answer, request_id: str) -> None:
         last: Mapping[str, np.ndarray] | Refusal | None
         try:
             with self._watch.watching(reply.is_cancelled) as cancellation:
@@ -105,12 +156,13 @@ class Desk:
         except Refusal as refusal:
             last = refusal
         except Cancelled:
-            last = Refusal("INTERNAL", "the request was cancelled.")
+            last = None if reply.ended.is_set() else Refusal("INTERNAL", "the request was cancelled.")
         except BaseException as error:
             reply.finish(internal_refusal(error))
             raise  # for the log of the server
         finally:
             self._places.release()
+            self._words.leave(request_id)
         reply.finish(last)
 
 
@@ -122,8 +174,12 @@ class SpeechDesk:
 
     def take(self, request: Any) -> None:
         """Begin to answer a request."""
-        inputs = self._desk.inputs(request, SPEECH_INPUTS)
         parameters = request.parameters()
+        ends = read_parameters(parameters).get("cancel") if self._streaming else None
+        if isinstance(ends, str):
+            self._desk.end(request, ends)
+            return
+        inputs = self._desk.inputs(request, SPEECH_INPUTS)
 
         def answer(reply: Reply, cancellation: Cancellation) -> Mapping[str, np.ndarray] | None:
             wanted = self._service.read(inputs, parameters)

@@ -32,6 +32,7 @@ MAX_REFERENCE_SECONDS = 600.0
 MIN_REFERENCE_SAMPLES = 400
 """Shortest, one frame of the feature network. Both are those of a recording from a file."""
 MAX_AMPLITUDE = 65_536.0
+MAX_PIECES = 1_000_000
 SAMPLE_RATE = 16_000
 CODES = ("INVALID_TEXT", "NO_SPEECH", "UNKNOWN_VOICE", "INVALID_REFERENCE", "INVALID_PARAMETER", "INTERNAL")
 
@@ -90,7 +91,7 @@ class SpeechRequest:
 
     reference: float32 [T] at 16 kHz, or empty where `voice` names a recording sent before or `control` makes the voice.
     transcript: of the reference; None speaks without it. overlap_seconds: shared by neighbouring chunks.
-    temperature, top_k, top_p, seed, max_tokens: of the language model.
+    temperature, top_k, top_p, seed, max_tokens: of the language model. piece, voice_text: `spark_speech.PartOfText`.
     """
 
     text: str
@@ -106,6 +107,8 @@ class SpeechRequest:
     max_tokens: int | None = None
     chunks: ChunkSettings = ChunkSettings()
     overlap_seconds: float = 0.0
+    piece: int = 0
+    voice_text: str | None = None
 
 
 def read_speech_request(
@@ -129,6 +132,9 @@ def read_speech_request(
         samples = samples[:0]
     else:
         check_reference(samples)
+    piece = told.whole("piece") or 0
+    if not 0 <= piece < MAX_PIECES:
+        raise Refusal("INVALID_PARAMETER", f"piece is {piece}, it must be 0 to {MAX_PIECES - 1:,}.")
     given = {name: told.number(name) for name in (*_CHUNK_NAMES, "overlap_seconds")}
     context = told.text("context")
     overlap = chunks.overlap_seconds if given["overlap_seconds"] is None else given["overlap_seconds"]
@@ -146,6 +152,7 @@ def read_speech_request(
         transcript=None if told.flag("no_transcript") or control is not None else transcript,
         normalise_volume=told.flag("normalise_volume"), seed=told.whole("seed"), top_k=told.whole("top_k"),
         temperature=told.number("temperature"), top_p=told.number("top_p"), max_tokens=told.whole("max_tokens"),
+        piece=piece, voice_text=told.text("voice_text"),
     )  # fmt: skip
     told.check_all_known()
     return request
