@@ -494,6 +494,12 @@ def test_generations_that_are_refused(more: dict, told: str) -> None:
         read_generation({**generation_inputs(), **more}, {}, 100)
 
 
+def test_a_generation_without_a_prompt_is_refused() -> None:
+    """All inputs are optional on the wire, so the probe of a supervisor may send none."""
+    with pytest.raises(Refusal, match="^INVALID_PARAMETER: input_ids is missing"):
+        read_generation({}, {}, 100)
+
+
 def test_unsupported_inputs_are_refused_by_name() -> None:
     check_supported("input_ids")
     for name in ("lora_task_id", "draft_input_ids", "embedding_bias"):

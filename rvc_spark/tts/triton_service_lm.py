@@ -76,6 +76,8 @@ def read_generation(
     from rvc_spark.tts.spark_sampling import Sampling
 
     _check_neutral(inputs)
+    if "input_ids" not in inputs:  # all inputs are optional on the wire, and a probe may send none
+        raise Refusal("INVALID_PARAMETER", "input_ids is missing; it holds the prompt.")
     prompt = inputs["input_ids"].reshape(-1)[: _whole(inputs, "input_lengths", 0)]
     if not len(prompt) or int(prompt.min()) < 0 or int(prompt.max()) >= vocabulary_size:
         raise Refusal(
