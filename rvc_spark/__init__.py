@@ -49,6 +49,7 @@ _HOMES = {
     "say": "rvc_init",
     "speak": "rvc_init",
     "split_text_and_validate": "processing.utils",
+    "stream_speak": "rvc_init",
     "stream_speech": "rvc_init",
     "write_audio": "audio",
 }

@@ -248,7 +248,7 @@ def parser() -> argparse.ArgumentParser:
 
     speak = commands.add_parser("speak", help="text -> the chosen voice")
     speak.add_argument("text", help="what to say, or - for standard input")
-    speak.add_argument("--stream", action="store_true", help="with --voice none: write sound as it is being made")
+    speak.add_argument("--stream", action="store_true", help="write sound as it is being made, sentence by sentence")
     add_speech(speak)
     speak.set_defaults(run=command_speak)
 

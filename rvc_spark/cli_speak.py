@@ -84,7 +84,7 @@ def text_of(arguments: argparse.Namespace) -> str:
 
 
 def command_speak(arguments: argparse.Namespace) -> int:
-    """A text, spoken and converted; with --voice none only spoken."""
+    """A text, spoken and converted; with --voice none only spoken; with --stream while it is being made."""
     from rvc_spark.cli import deliver, encode_options, load_voice, settings_of
     from rvc_spark.rvc_init import get_speakers, init_rvc, speak
 
@@ -94,11 +94,9 @@ def command_speak(arguments: argparse.Namespace) -> int:
     if arguments.voice == NO_VOICE:
         init_rvc(**({"device": arguments.device} if arguments.device else {}))
         return _stream(arguments, text, options) if arguments.stream else _say(arguments, text, options)
-    if arguments.stream:
-        raise ConfigError(
-            "--stream gives the speech before it is converted", "Add --voice none, or leave --stream out."
-        )
     load_voice(arguments)
+    if arguments.stream:
+        return _stream(arguments, text, options)
     engine = get_speakers().choose(arguments.engine).value
     target = None if arguments.output == STANDARD else arguments.output
     with progress_bar(arguments.json) as bar:
@@ -169,11 +167,16 @@ def _say(arguments: argparse.Namespace, text: str, options: Any) -> int:
 def _stream(arguments: argparse.Namespace, text: str, options: Any) -> int:
     """Write sound as it is made: a file that grows under a temporary name, or wav of unknown length to the pipe."""
     from rvc_spark.audio import open_writer
-    from rvc_spark.rvc_init import get_speakers, licensed, stream_speech
+    from rvc_spark.cli import settings_of
+    from rvc_spark.rvc_init import get_speakers, licensed, stream_speak, stream_speech
 
     began = time.perf_counter()
     engine = get_speakers().choose(arguments.engine).value
-    pieces, why = stream_speech(text, **_who(arguments, engine))
+    if arguments.voice == NO_VOICE:
+        pieces, why = stream_speech(text, **_who(arguments, engine))
+    else:
+        pieces = stream_speak(text, **_who(arguments, engine), **settings_of(arguments))
+        why = pieces.engines["tts"]
     heard = _Heard(pieces, began, arguments.json)
     licence = get_speakers().engine(engine)[0].licence
     if arguments.output == STANDARD:

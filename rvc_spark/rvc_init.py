@@ -21,6 +21,7 @@ from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.utils import split_text_and_validate
+from rvc_spark.processing.voice_stream import VoiceStream
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.rvc_modules import VC, Conversion, LoadedVoice, SoundSource
 from rvc_spark.tts.choose import Speakers
@@ -209,10 +210,8 @@ def speak(
     Raises TextError, SpeechError and whatever `VC.convert` raises.
     """
     vc = _ready()
-    assert vc.voice is not None
     sentences = tuple(split_text_and_validate(text))
-    if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
-        settings["auto_key"] = "voice"
+    settings = _with_auto_key(vc, settings)
     ConversionSettings().changed(**settings)  # refuse a bad setting before anything is spoken
     speakers = get_speakers()
     chosen, why = speakers.engine(engine, tts)
@@ -221,6 +220,46 @@ def speak(
     conversion = vc.convert(source, output=output, options=options, on_progress=on_progress, **settings)
     conversion.engines = {"tts": why, **conversion.engines}
     return Speech(text, sentences, source, conversion)
+
+
+def stream_speak(
+    text: str,
+    *,
+    engine: str | None = None,
+    reference: str | Path | Audio | None = None,
+    transcript: str | None = None,
+    tts: dict[str, Any] | None = None,
+    **settings: Any,
+) -> VoiceStream:
+    """`speak` as an iterator of Audio: each sentence as soon as it is converted, while the next is being spoken.
+
+    Arguments and errors as `speak`. Closing the iterator ends the work, on a server too.
+    """
+    vc = _ready()
+    checked = ConversionSettings().changed(**_with_auto_key(vc, settings))
+    speakers = get_speakers()
+    chosen, why = speakers.engine(engine, tts)
+    speaker = speakers.speaker_file(chosen, reference, transcript)
+    if chosen.name == "espeak":
+        return VoiceStream(vc, _sentences(chosen, speaker, split_text_and_validate(text)), why, checked)
+    return VoiceStream(vc, chosen.stream(speaker, text), why, checked)
+
+
+def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
+    """The speaker is mostly lower or higher than the voice: unless a key is given, it is found."""
+    assert vc.voice is not None
+    if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
+        return {**settings, "auto_key": "voice"}
+    return settings
+
+
+def _sentences(engine: BaseTTSEngine, speaker: Path | None, sentences: Sequence[str]) -> Iterator[Audio]:
+    """Sentences of the embedded engine with a pause between them."""
+    for number, sentence in enumerate(sentences):
+        spoken = engine.speak(speaker, sentence)
+        if number:
+            yield Audio(np.zeros(round(SENTENCE_PAUSE * spoken.rate), np.float32), spoken.rate)
+        yield spoken
 
 
 def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:

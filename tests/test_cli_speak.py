@@ -93,6 +93,15 @@ def test_speech_of_spark_is_converted_like_any_other(capsys, recording):
     assert "CC BY-NC-SA 4.0" in soundfile.SoundFile("she.flac").comment
 
 
+def test_the_converted_stream_is_as_long_as_the_whole_and_comes_in_sentences(capsys):
+    said = ["speak", "One sentence. Another one. The third.", "--engine", "espeak", "--f0-method", "pm"]
+    code, (whole,), _ = run(capsys, *said, "-o", "whole.wav")
+    assert code == 0
+    code, (stream,), _ = run(capsys, *said, "--stream", "-o", "stream.wav")
+    assert code == 0 and stream["first_sound"] < stream["elapsed"]
+    assert read_audio("stream.wav").frames == whole["samples"] and read_audio("stream.wav").rate == 32_000
+
+
 def test_the_embedded_engine_without_a_voice(capsys):
     code, (report,), _ = run(capsys, "speak", "One.", "--voice", "none", "--engine", "espeak", "--speed", "300")
     assert code == 0 and report["path"] == "speech.wav" and read_audio("speech.wav").rate == 22_050
@@ -104,7 +113,7 @@ def test_the_embedded_engine_without_a_voice(capsys):
     [
         (["speak", "x", "--engine", "triton"], 10, "no Triton server at"),
         (["speak", "x", "--engine", "bogus"], 2, "'bogus' is unknown"),
-        (["speak", "x", "--stream"], 2, "--voice none"),
+        (["speak", "x", "--stream", "--engine", "bogus"], 2, "'bogus' is unknown"),
         (["speak", "<|task_tts|>", "--engine", "spark", "--voice", "none"], 4, "obey as a command"),
         (["speak", "x", "--engine", "spark", "--context", "some", "--voice", "none"], 2, "whole number"),
         (["speak", "x", "--engine", "spark", "--context", "-5", "--voice", "none"], 2, "exact"),

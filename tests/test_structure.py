@@ -119,6 +119,7 @@ PUBLIC_NAMES = [
     "say",
     "speak",
     "split_text_and_validate",
+    "stream_speak",
     "stream_speech",
     "write_audio",
 ]
