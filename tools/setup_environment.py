@@ -36,6 +36,7 @@ from environments import (
 )
 from installation import fingerprint, install, installed_versions, make_environment, plain, remove_environment
 
+MOST_TEST_PROCESSES = 4  # each takes up to 1 GB
 OLDEST_PYTHON = (3, 11)
 COMMANDS = ("demo", "test", "doctor", "notebook", "none")
 MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
@@ -53,14 +54,16 @@ PARTS = (
     ("pitch: harvest, dio", "pyworld", False),
     ("downloads", "httpcore filelock", True),
     ("Google Drive", "gdown", False),
+    ("Triton client", "tritonclient", False),
     ("notebook runs", "papermill nbval jupyterlab", False),
-    ("tests", "pytest pytest_timeout hypothesis", False),
+    ("tests", "pytest pytest_timeout xdist hypothesis", False),
 )
 
 DISTRIBUTIONS = {  # where the name to install is not the name to import
     "faiss": "faiss-cpu",
     "parselmouth": "praat-parselmouth",
     "yaml": "pyyaml",
+    "xdist": "pytest-xdist",
 }
 
 IMPORTS_SCRIPT = """
@@ -184,16 +187,24 @@ def set_up(environment: Environment, reinstall: bool, repair: bool, cpu_wheels: 
         write_stamp(prefix, report)
 
 
+def at_once(arguments: "list") -> "list":
+    """Options that spread the test files over the cores, unless the caller chose tests or options of his own."""
+    return [] if arguments else ["-q", "-n", str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES)), "--dist", "loadfile"]
+
+
 def run_command(environment: Environment, command: str, arguments: "list") -> int:
     """Run one command in the environment and return its exit code; tests and notebooks run from the checkout."""
     lines = {
-        "test": ["-m", "pytest"] + arguments,
+        "test": ["-m", "pytest", *at_once(arguments)] + arguments,
         "notebook": ["-m", "jupyterlab", os.path.join("notebooks", "start.ipynb")] + arguments,
         "--": ["-P", "-m", "rvc_spark", *arguments],
     }
     line = lines.get(command, ["-P", "-m", "rvc_spark", command, *arguments])
     folder = str(ROOT) if command in ("test", "notebook", "demo") else None
-    running = subprocess.Popen([environment.python] + line, cwd=folder, env=child_environment())
+    variables = child_environment()
+    if command == "test":  # each process computes on one core; torch's threads would wait for one another
+        variables.setdefault("OMP_NUM_THREADS", "1")
+    running = subprocess.Popen([environment.python] + line, cwd=folder, env=variables)
     while True:
         try:
             code = running.wait()
