@@ -6,25 +6,23 @@ which the engine speaks at that pitch. That is said in the result, and it is eno
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from rvc_spark.audio import Audio, open_audio, resample
-from rvc_spark.errors import ConfigError, OutputError, RvcSparkError, SpeechError
+from rvc_spark.errors import ConfigError, RvcSparkError, SpeechError
 from rvc_spark.rvc_config import Choice
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult, check_spoken
 from rvc_spark.tts.espeak_library import EspeakLibrary, Utterance, installed_library
 from rvc_spark.tts.espeak_text import tamed
 from rvc_spark.tts.espeak_voices import EspeakVariant, EspeakVoice, resolve, variants, voices
 from rvc_spark.tts.median_pitch import median_pitch
+from rvc_spark.tts.speaker_file import read_speaker, write_speaker
 
 SPEED_RANGE = (80, 450)
 """Words per minute."""
@@ -201,19 +199,11 @@ class EspeakEngine(BaseTTSEngine):
             "source_hz": round(source_hz, 2),
             "reached_hz": round(reached_hz, 2),
         }
-        content = json.dumps(told, indent=1, ensure_ascii=False)
-        path = self.own_folder() / f"espeak_{hashlib.sha256(content.encode()).hexdigest()[:12]}.json"
-        try:
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
-                handle.write(content)
-            os.replace(handle.name, path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error})", "Check space and permissions.") from error
-        return path
+        return write_speaker(self.own_folder(), self.name, told)
 
     def _enrolled(self, path: Path) -> EspeakSettings:
         """Who speaks comes from the file; how fast, how lively and how loud from the engine's own settings."""
-        told = _read_embedding(path)
+        told = read_speaker(path, _FORMAT, MAX_EMBEDDING_BYTES)
         try:
             return replace(self.settings, **{name: told.get(name) for name in ("voice", "variant", "pitch")})
         except ConfigError as error:
@@ -249,23 +239,3 @@ def _beginning(sample: Path | Audio) -> np.ndarray:
                 break
         audio = Audio(np.concatenate(parts, axis=1), reader.rate).mono()
     return resample(audio.samples.reshape(-1), audio.rate, _ENROLL_RATE)
-
-
-def _read_embedding(path: Path) -> dict[str, Any]:
-    """The JSON of `enroll`. Raises SpeechError for anything else."""
-    problem = None
-    told: Any = None
-    try:
-        if not path.is_file():
-            problem = "is not a file"
-        elif path.stat().st_size > MAX_EMBEDDING_BYTES:
-            problem = f"has {path.stat().st_size:,} bytes, the limit is {MAX_EMBEDDING_BYTES:,}"
-        else:
-            told = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, NUL in the path
-        problem = f"cannot be read ({error})"
-    if problem is None and not (isinstance(told, dict) and told.get("format") == _FORMAT):
-        problem = "was not made by this engine"
-    if problem is not None:
-        raise SpeechError(f"the speaker file {path.name!r} {problem}", "Enrol the speaker again, or pass None.")
-    return told

@@ -8,23 +8,22 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from rvc_spark.audio import Audio
-from rvc_spark.errors import AudioError, OutputError, RvcSparkError, SpeechError
+from rvc_spark.errors import AudioError, RvcSparkError, SpeechError
 from rvc_spark.rvc_config import Choice
 from rvc_spark.triton_client import Reference, TritonSettings, TritonSparkClient
 from rvc_spark.triton_inputs import MAX_REFERENCE_SECONDS, SAMPLE_RATE, prepare_reference
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult, check_spoken
 from rvc_spark.tts.spark_checkpoint import LICENCE_NOTE
+from rvc_spark.tts.speaker_file import read_speaker, write_speaker
 
 MAX_EMBEDDING_BYTES = 4 << 20
 """30 s of samples take 2.6 MB as text."""
@@ -106,20 +105,12 @@ class TritonEngine(BaseTTSEngine):
             "voice": reference.voice,
             "samples": base64.b64encode(reference.payload).decode("ascii"),
         }
-        content = json.dumps(told, indent=1, ensure_ascii=False)
-        path = self.own_folder() / f"triton_{hashlib.sha256(content.encode()).hexdigest()[:12]}.json"
-        try:
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
-                handle.write(content)
-            os.replace(handle.name, path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error})", "Check space and permissions.") from error
-        return path
+        return write_speaker(self.own_folder(), self.name, told)
 
 
 def read_reference(path: Path) -> Reference:
     """The recording in a file of `TritonEngine.enroll`. Raises SpeechError for anything else."""
-    told = _read_json(path)
+    told = read_speaker(path, _FORMAT, MAX_EMBEDDING_BYTES)
     try:
         raw = base64.b64decode(told["samples"], validate=True)
         samples = np.frombuffer(raw, "<f4").astype(np.float32)
@@ -155,22 +146,3 @@ def _joined(samples: Sequence[Path | Audio], transcript: str | None) -> tuple[Re
     if not parts:
         raise problem or SpeechError("there is no recording to enrol", "Give at least one.")
     return prepare_reference(Audio(np.concatenate(parts), SAMPLE_RATE)), len(parts)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    problem = None
-    told: Any = None
-    try:
-        if not path.is_file():
-            problem = "is not a file"
-        elif path.stat().st_size > MAX_EMBEDDING_BYTES:
-            problem = f"has {path.stat().st_size:,} bytes, the limit is {MAX_EMBEDDING_BYTES:,}"
-        else:
-            told = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, NUL in the path
-        problem = f"cannot be read ({error})"
-    if problem is None and not (isinstance(told, dict) and told.get("format") == _FORMAT):
-        problem = "was not made by this engine"
-    if problem is not None:
-        raise SpeechError(f"the speaker file {path.name!r} {problem}", "Enrol the speaker again.")
-    return told
