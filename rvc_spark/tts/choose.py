@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rvc_spark.tts.spark_tokens import ControlVoice
 
 ENGINES = ("triton", "spark", "espeak")
 PROBE_SECONDS = 0.5  # a server that does not take a connection for so long is not there
+ANSWER_SECONDS = 2.0  # for questions about the server; who takes longer is not chosen
 SPEAKER_SUFFIXES = (".safetensors", ".json")  # of files written by `enroll`
 
 _CONTROL = tuple(field.name for field in fields(ControlVoice))
@@ -158,11 +159,12 @@ class Speakers:
         return f"no Spark-TTS checkpoint ({absent[0]} missing; {GET})" if absent else ""
 
     def _connected(self) -> Any:
-        from rvc_spark.triton_client import TritonSparkClient
+        from rvc_spark.triton_client import TritonConnection, TritonSparkClient
 
         with self._lock:
             if self._client is None:
-                self._client = TritonSparkClient(self.config)
+                where = replace(TritonConnection.from_config(self.config), probe_seconds=ANSWER_SECONDS)
+                self._client = TritonSparkClient(where)
             return self._client
 
     def _triton(self, values: dict[str, Any], why: str) -> BaseTTSEngine:
