@@ -182,6 +182,8 @@ def test_no_token_is_tried_again_and_then_told(tokenizer):
     spoken, model = make(tokenizer, lambda call: (next(answers), "stop"))
     assert len(np.concatenate(list(spoken))) == 3 * SAMPLES_PER_TOKEN
     assert spoken.notes.retries == 2 and len({call.seed for call in model.calls}) == 3
+    begin = tokenizer.id_of("start_semantic_token")
+    assert [call.prompt[-1] == begin for call in model.calls] == [False, True, True]  # opened for it once it failed
     spoken, model = make(tokenizer, lambda call: ([], "stop"), attempts=3)
     with pytest.raises(NothingSpokenError, match="no semantic token.*3 attempts.*another seed"):
         list(spoken)

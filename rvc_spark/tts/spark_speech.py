@@ -233,6 +233,9 @@ class _Speaker:
         tokenizer = self._parts.tokenizer
         piece = self._pieces[number]
         prompt = self._prompt(voice, piece)
+        begin = tokenizer.id_of("start_semantic_token")
+        if attempt and voice.transcript is None:  # it would write this mark itself, or else end without a word
+            prompt += (begin,)
         limit = min(self._settings.limit_for(piece) + 2, self._room(prompt))  # two marks stand around the speech
         seed = seed_of(self.notes.seed, self._part.first + number, attempt)
         call = TokenCall(prompt, seed, limit, tokenizer.speech_stops, tokenizer.speech_ids)
