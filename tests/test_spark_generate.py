@@ -349,12 +349,16 @@ def test_a_failing_step_reaches_every_stream_in_a_slot_and_the_rest_go_on(lm, mo
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dying_thread_leaves_nobody_waiting(lm, monkeypatch) -> None:
+    all_wait = threading.Event()  # else the thread may be gone before the third is submitted, which then says so
+
     def dying(self):
+        assert all_wait.wait(SLOW)
         raise SystemExit("gone")
 
     monkeypatch.setattr(Batch, "step", dying)
     generator = Generator(lm, slots=1, max_length=400)
     streams = [generator.submit(TokenRequest(prompt(5), Sampling(), 100)) for _ in range(3)]
+    all_wait.set()
     for stream in streams:
         with pytest.raises(SpeechError, match="gone"):
             list(stream)
