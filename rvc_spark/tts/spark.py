@@ -97,10 +97,6 @@ class SparkEngine(BaseTTSEngine):
         voice = self.voice if embedding_path is None else read_voice(embedding_path)
         return SpokenAudio(SpokenText(self.networks.parts(), check_spoken(text), voice, self.settings))
 
-    def speak(self, embedding_path: str | Path | None, text: str) -> Audio:
-        """See `BaseTTSEngine.speak`."""
-        return super().speak(embedding_path, text)
-
     def enroll(self, samples: Sequence[Path | Audio], *, transcript: str | None = None) -> EmbeddingResult:
         """Learn a voice: the first 6 s of the recordings, joined, become 32 tokens in a small file.
 

@@ -27,7 +27,7 @@ from rvc_spark.tts.spark_lm import lm_precision, load_lm
 from rvc_spark.tts.spark_sampling import Sampling
 from rvc_spark.tts.spark_settings import SparkSettings
 from rvc_spark.tts.spark_speech import SPARK_RATE, SpeechParts, TokenCall
-from rvc_spark.tts.spark_tokens import SparkTokenizer, check_words, load_tokenizer
+from rvc_spark.tts.spark_tokens import check_words, load_tokenizer
 from rvc_spark.tts.spark_voice import MAX_TRANSCRIPT, SparkVoice
 
 SLOTS = 4  # pieces whose tokens are made at once
@@ -116,10 +116,6 @@ class SparkNetworks:
                     tokenizer, TorchLanguageModel(self._generator, room), WindowedCodec(codec)
                 )  # fmt: skip
             return self._parts
-
-    def tokenizer(self) -> SparkTokenizer:
-        """The tokenizer."""
-        return self.parts().tokenizer
 
     def stats(self) -> GeneratorStats | None:
         """What the language model has done since it was loaded; None before that."""
