@@ -144,6 +144,16 @@ class TritonTimeoutError(TritonError):
     """The deadline of a request passed."""
 
 
+class StreamError(RvcSparkError):
+    """A stream that is being made or played cannot go on: closed, cancelled, out of order, or asked for twice."""
+
+    exit_code = 13
+
+
+class WorkerError(StreamError):
+    """A worker died at the same sentence too often, or the workers are stopped."""
+
+
 class OutputError(RvcSparkError):
     """A result cannot be written where it was asked for."""
 

@@ -83,6 +83,10 @@ class RVCConfig(BaseSettings):
     )
     triton_tls: bool = False  # encrypt; with `ca_file` where the server's certificate is not a public one
     triton_token: str | None = Field(default=None, repr=False)  # sent as `authorization: Bearer TOKEN`
+    model_unload_delay: float = Field(  # seconds without work after which workers give their models' memory back
+        default=300.0, gt=0, le=86_400,
+        validation_alias=AliasChoices("MODEL_UNLOAD_DELAY", "RVC_SPARK_MODEL_UNLOAD_DELAY"),
+    )  # fmt: skip
     offline: bool = False  # never open a socket
     catalogue: Path | None = None  # a catalogue of one's own: more files, more sources, mirrors
     proxy: str | None = Field(default=None, validation_alias=AliasChoices("RVC_SPARK_PROXY", "HTTPS_PROXY"))

@@ -66,6 +66,8 @@ HOMES = {  # package -> the only places that may import it
     "fastapi": ("serve/",),
     "uvicorn": ("serve/",),
     "ray": ("jobs/",),
+    "anywidget": ("widgets/",),
+    "traitlets": ("widgets/",),
     "ipywidgets": ("widgets/",),
     "IPython": ("widgets/",),
     "matplotlib": ("widgets/",),
@@ -76,7 +78,7 @@ HOMES = {  # package -> the only places that may import it
 OPTIONAL = {
     "torchcrepe", "torchfcpe", "pyworld", "gdown", "papermill", "nbclient", "tritonclient", "grpc", "demucs", "ray",
 }  # fmt: skip
-OF_THE_HOST = {"pydantic", "torchaudio", "triton_python_backend_utils"}  # of a dependency, mended, of Triton's process
+OF_THE_HOST = {"pydantic", "torchaudio", "triton_python_backend_utils", "traitlets", "google"}  # of a dependency, mended, of Triton's process, of Colab
 MODULE_NAMES = {"praat-parselmouth": "parselmouth", "faiss-cpu": "faiss", "pyyaml": "yaml", "ipython": "IPython"}
 
 PUBLIC_NAMES = [
