@@ -22,9 +22,11 @@ from rvc_spark.infer.mel import hz_to_mel, mel_to_hz
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_config import Choice
 from rvc_spark.widgets.controls import MAX_UPLOAD_BYTES, clear_uploads, slider, tooltip, uploads
+from rvc_spark.widgets.engines import Comparison, EngineTurn
+from rvc_spark.widgets.listening import Heard
 from rvc_spark.widgets.panels import Verbs, VoicePanel
 from rvc_spark.widgets.plots import conversion_figure, save_figure, show_conversion, show_figure
-from rvc_spark.widgets.sound import show_audio
+from rvc_spark.widgets.sound import MAX_BYTES, OGG_STEPS, show_audio
 from rvc_spark.widgets.spectrogram import FLOOR_DB, f0_line, mel_picture, outline
 
 RATE = 16_000
@@ -204,12 +206,66 @@ def test_captions_say_what_a_listener_should_know_and_are_never_markup() -> None
     assert "digital silence" in repr(show_audio(Audio(np.zeros(100, np.float32), RATE)))
 
 
+def noise(seconds: float, channels: int = 1, rate: int = 48_000) -> Audio:
+    """The sound that codes worst, and gets louder towards its end."""
+    samples = np.random.default_rng(3).uniform(-0.5, 0.5, (channels, round(seconds * rate))).astype(np.float32)
+    return Audio(samples * np.linspace(0.2, 1.0, samples.shape[1], dtype=np.float32), rate)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("format", ["ogg", "flac", "wav"])
+@pytest.mark.parametrize("seconds", [0.5, 6.0, 60.0])
+def test_no_player_makes_the_notebook_large(seconds: float, format: str, channels: int) -> None:
+    sound = noise(seconds, channels)
+    player = show_audio(sound, format=format)
+    assert len(player._repr_html_()) <= 200_000 and len(player.data) <= MAX_BYTES
+    heard = carried(player)
+    if "only the first" not in player.caption:
+        assert heard.seconds == pytest.approx(seconds, abs=0.001)
+    else:
+        said = float(re.search(r"only the first (\d+) s, as the notebook would grow", player.caption).group(1))
+        assert heard.seconds == pytest.approx(said, abs=0.51) and heard.seconds < seconds
+        assert len(player.data) > 0.7 * MAX_BYTES, "more could have been kept"
+
+
+def test_a_longer_sound_is_coded_more_coarsely_before_it_is_cut() -> None:
+    lengths, sizes = (2.0, 16.0, 26.0, 44.0), []
+    rng = np.random.default_rng(4)
+    for seconds in lengths:
+        murmur = tone(220, seconds, 48_000, 0.2).samples + 0.004 * rng.standard_normal(round(seconds * 48_000))
+        player = show_audio(Audio(murmur.astype(np.float32), 48_000), max_bytes=50_000)
+        heard = carried(player)
+        sizes.append((heard.rate, heard.seconds))
+        assert ("more coarsely" in player.caption) == (seconds > 2.0) and len(player.data) <= 50_000
+    rates = [rate for rate, _ in sizes]
+    assert rates[0] == 48_000 and rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
+    assert {*rates} <= {highest for _, highest, _ in OGG_STEPS}
+
+
+def test_the_limit_can_be_widened_or_narrowed_by_hand() -> None:
+    sound = noise(4.0)
+    whole = show_audio(sound, format="wav", max_bytes=1_000_000)
+    assert carried(whole).frames == sound.frames and "first" not in whole.caption
+    assert len(show_audio(sound, max_bytes=10_000).data) <= 10_000
+
+
+def test_players_beside_one_another_share_the_limit() -> None:
+    turns = tuple(
+        EngineTurn(name, "", "", Heard(noise(20.0, 1, 16_000), (0.1,), (20.0,)), None) for name in ("a", "b", "c")
+    )
+    shown = Comparison("text", turns)._repr_html_()
+    assert shown.count("<audio") == 3 and len(shown) <= 200_000
+
+
 def test_the_player_refuses_what_it_cannot_play(tmp_path) -> None:
     with pytest.raises(AudioError, match="ogg, flac, wav"):
         show_audio(tone(100, 0.1), format="mp4")
     for limit in (0, -1, 601, float("nan")):
         with pytest.raises(AudioError, match="max_seconds"):
             show_audio(tone(100, 0.1), max_seconds=limit)
+    for limit in (0, 9_999, 8_000_001, float("nan")):
+        with pytest.raises(AudioError, match="max_bytes"):
+            show_audio(tone(100, 0.1), max_bytes=limit)
     with pytest.raises(AudioError):
         show_audio(tmp_path / "missing.wav")
 

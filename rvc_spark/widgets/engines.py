@@ -18,7 +18,7 @@ from rvc_spark.tts.choose import Speakers
 from rvc_spark.tts.engine import BaseTTSEngine
 from rvc_spark.widgets.listening import Heard, listen
 from rvc_spark.widgets.plots import one_line
-from rvc_spark.widgets.sound import show_audio
+from rvc_spark.widgets.sound import BYTES_RANGE, MAX_BYTES, show_audio
 from rvc_spark.widgets.tables import Table
 
 READY = "ready"
@@ -72,7 +72,8 @@ class Comparison:
     def table(self) -> Table:
         """One row per engine."""
         head = ("engine", "sound", "first sound after", "all after", "real-time factor", "licence of its weights")
-        return Table(head, tuple(_turn_row(turn) for turn in self.turns), f"“{one_line(self.text)}”")
+        room = max(BYTES_RANGE[0], MAX_BYTES // max(1, len(self.turns)))  # all players stand in one output
+        return Table(head, tuple(_turn_row(turn, room) for turn in self.turns), f"“{one_line(self.text)}”")
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
@@ -81,13 +82,13 @@ class Comparison:
         return repr(self.table())
 
 
-def _turn_row(turn: EngineTurn) -> tuple:
+def _turn_row(turn: EngineTurn, room: int) -> tuple:
     licence = turn.licence or ("no weights" if turn.name in _PLAIN else "ask whoever runs it")
     if turn.heard is None:
         return turn.name, f"failed: {turn.error}", "–", "–", "–", licence
     heard = turn.heard
     return (
-        turn.name, show_audio(heard.audio), f"{heard.first_seconds:.2f} s", f"{heard.elapsed:.2f} s",
+        turn.name, show_audio(heard.audio, max_bytes=room), f"{heard.first_seconds:.2f} s", f"{heard.elapsed:.2f} s",
         f"{heard.real_time_factor:.2g}", licence,
     )  # fmt: skip
 
