@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rvc_spark import rvc_init
 from rvc_spark.audio import Audio
-from rvc_spark.processing.voice_stream import LONGEST_SECONDS, parts_between_pauses
+from rvc_spark.processing.spoken_parts import LONGEST_SECONDS, parts_between_pauses
 
 RATE = 8_000
 
