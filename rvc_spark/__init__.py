@@ -18,7 +18,7 @@ _HOMES = {
     "BootOptions": "tts.triton_server",
     "ChunkSettings": "tts.chunk_schedule",
     "Choice": "rvc_config",
-    "Conversion": "rvc_modules",
+    "Conversion": "conversion",
     "ConversionSettings": "infer.settings",
     "EncodeOptions": "audio",
     "EspeakEngine": "tts.espeak",

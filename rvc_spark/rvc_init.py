@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from rvc_spark.audio import Audio, EncodeOptions, write_audio
+from rvc_spark.conversion import Conversion, SoundSource
 from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.processing.voice_stream import VoiceStream
 from rvc_spark.rvc_config import Choice, RVCConfig
-from rvc_spark.rvc_modules import VC, Conversion, LoadedVoice, SoundSource
+from rvc_spark.rvc_modules import VC, LoadedVoice
 from rvc_spark.tts.choose import Speakers
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult
 

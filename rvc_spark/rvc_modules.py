@@ -9,34 +9,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 
-from rvc_spark.audio import Audio, AudioReader, EncodeOptions, StreamResampler, open_audio, open_writer
-from rvc_spark.errors import AssetError, AudioError, EncoderFileError, OutputError, VoiceFileError
+from rvc_spark.audio import EncodeOptions
+from rvc_spark.conversion import BlockConversion, Conversion, SoundSource, read_source, refuse_overwriting
+from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
 from rvc_spark.infer.content import ContentEncoder, load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
-from rvc_spark.infer.pipeline import Engines, Progress, Rendering, Source
+from rvc_spark.infer.pipeline import Engines, Progress, Rendering, drain
 from rvc_spark.infer.pitch import PitchTracker, load_tracker
 from rvc_spark.infer.pitch_edit import read_f0_curve
-from rvc_spark.infer.sample_store import SampleStore
-from rvc_spark.infer.segments import SAMPLE_RATE, Cutting
+from rvc_spark.infer.segments import Cutting
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.infer.synthesizer import Synthesizer, load_synthesizer
 from rvc_spark.infer.voice_files import VoiceCard, VoiceListing, find_voice, list_voices, read_card
 from rvc_spark.rvc_config import Choice, RVCConfig
 
-SoundSource = str | Path | bytes | BinaryIO | Audio
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MIN_SECONDS = 0.01  # one frame; shorter sounds have no pitch and no content
-READ_SECONDS = 10  # of sound decoded at a time
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -49,71 +44,6 @@ class LoadedVoice:
     card: VoiceCard
     index: RetrievalIndex | None
     index_choice: Choice
-
-
-@dataclass
-class Conversion:
-    """A converted recording and how it came about. The sound is read from disk when asked for, however long it is."""
-
-    voice: str
-    settings: ConversionSettings
-    engines: dict[str, Choice]  # device, precision, encoder, pitch, index, key: value and reason of each
-    source_f0: np.ndarray | None  # Hz per 10 ms, 0 = unvoiced; None for a voice without pitch
-    result_f0: np.ndarray | None
-    rate: int  # Hz
-    frames: int  # samples
-    source_seconds: float
-    elapsed: float  # seconds of work
-    path: Path | None
-    _store: SampleStore
-
-    @property
-    def audio(self) -> Audio:
-        """The result as float32 [T]."""
-        return Audio(self._store.array(), self.rate)
-
-    @property
-    def seconds(self) -> float:
-        """Length of the result."""
-        return self.frames / self.rate
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of work per second of sound; below 1 is faster than real time."""
-        return self.elapsed / self.source_seconds
-
-    def save(self, path: str | Path, options: EncodeOptions | None = None) -> Path:
-        """Write the result; the suffix chooses the format unless `options` does. Bounded memory, atomic."""
-        with open_writer(path, self.rate, 1, options or EncodeOptions()) as writer:
-            for block in self._store.blocks():
-                writer.write(block[None])
-        self.path = Path(path)
-        return self.path
-
-    def report(self) -> dict[str, Any]:
-        """Everything but the sound, ready for JSON."""
-        return {
-            "voice": self.voice,
-            "path": None if self.path is None else str(self.path),
-            "seconds": round(self.seconds, 6),
-            "samples": self.frames,
-            "rate": self.rate,
-            "elapsed": round(self.elapsed, 3),
-            "real_time_factor": round(self.real_time_factor, 4),
-            "engines": {name: {"value": c.value, "reason": c.reason} for name, c in self.engines.items()},
-            "settings": self.settings.as_dict(),
-        }
-
-
-def drain(steps: Generator[Progress, None, Result], on_progress: Callable[[Progress], None] | None = None) -> Result:
-    """Run a generator of progress to its end and return what it returns."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        if on_progress is not None:
-            on_progress(progress)
 
 
 class VC:
@@ -132,6 +62,7 @@ class VC:
         self._synthesizer: Synthesizer | None = None
         self._encoder: tuple[Path, ContentEncoder] | None = None
         self._trackers: dict[tuple[str, int], PitchTracker] = {}
+        self._index_asked: str | Path | None = "auto"
         self._lock = threading.RLock()
 
     @property
@@ -173,8 +104,35 @@ class VC:
                 )
             self._synthesizer = load_synthesizer(checkpoint, self.device.value, DTYPES[self.precision.value])
             self._encoder = encoder
+            self._index_asked = index
             self.voice = LoadedVoice(card.name or path.stem, path, info, card, loaded_index, choice)
             return self.voice
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the networks of the voice are in memory."""
+        return self._synthesizer is not None
+
+    def unload(self) -> bool:
+        """Free the networks and the index but remember the voice: the next conversion loads them again by itself.
+
+        Returns whether there was anything to free. Conversions that run keep what they hold until they end.
+        """
+        with self._lock:
+            was_loaded = self.loaded
+            self._synthesizer, self._encoder, self._trackers = None, None, {}
+            if self.voice is not None:
+                self.voice = replace(self.voice, index=None)
+        if was_loaded and self.device.value.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return was_loaded
+
+    def sibling(self) -> VC:
+        """A VC for a second voice at the same time: it shares configuration, content encoder and pitch trackers."""
+        other = VC(self.config)
+        with self._lock:
+            other._encoder, other._trackers = self._encoder, self._trackers
+        return other
 
     def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
         if index is None:
@@ -219,7 +177,10 @@ class VC:
         return self._trackers[key]
 
     def _engines(self, settings: ConversionSettings) -> tuple[LoadedVoice, Engines, dict[str, Choice]]:
-        voice, synthesizer, encoder = self.voice, self._synthesizer, self._encoder
+        with self._lock:  # a load or unload meanwhile does not disturb this conversion
+            if self.voice is not None and not self.loaded:
+                self.load(self.voice.path, index=self._index_asked)
+            voice, synthesizer, encoder = self.voice, self._synthesizer, self._encoder
         if voice is None or synthesizer is None or encoder is None:
             raise VoiceFileError("no voice is loaded", "Call load_model('demo') or VC.load(NAME) first.")
         info = voice.info
@@ -256,9 +217,9 @@ class VC:
     ) -> Generator[Progress, None, Conversion]:
         """`convert` as a generator that yields progress; closing it stops the work and frees what it held."""
         settings = settings or ConversionSettings()
-        _refuse_overwriting(source, output)
+        refuse_overwriting(source, output)
         started = time.perf_counter()
-        voice, engines, choices = self._engines(settings)  # a load() meanwhile does not disturb this conversion
+        voice, engines, choices = self._engines(settings)
         yield Progress(0.0, "reading")
         recording = read_source(source)
         try:
@@ -305,48 +266,16 @@ class VC:
         settings = (settings or ConversionSettings()).changed(**changes)
         return drain(self.convert_steps(source, settings, output=output, options=options), on_progress)
 
+    def convert_blocks(
+        self, source: SoundSource, settings: ConversionSettings | None = None, **changes: Any
+    ) -> BlockConversion:
+        """`convert` as an iterator over the sound: each block leaves as soon as it is decoded, the first one early.
 
-def _refuse_overwriting(source: SoundSource, output: str | Path | None) -> None:
-    if output is None or not isinstance(source, str | Path):
-        return
-    source_path, output_path = Path(source), Path(output)
-    if output_path.exists() and source_path.exists() and output_path.samefile(source_path):
-        raise OutputError(f"{output} is the source itself", "Choose another name for the result.")
-
-
-def read_source(source: SoundSource) -> Source:
-    """Decode anything to mono 16 kHz in bounded memory. Raises AudioError; at least 10 ms are needed."""
-    if isinstance(source, Audio):
-        return _collect(_whole(source), source.rate)
-    with open_audio(source) as reader:
-        return _collect(_mono_blocks(reader), reader.rate)
-
-
-def _whole(sound: Audio) -> Generator[np.ndarray, None, None]:
-    yield sound.mono().samples
-
-
-def _mono_blocks(reader: AudioReader) -> Generator[np.ndarray, None, None]:
-    for block in reader.blocks(READ_SECONDS * reader.rate):
-        yield block.mean(axis=0, dtype=np.float32)
-
-
-def _collect(blocks: Generator[np.ndarray, None, None], rate: int) -> Source:
-    store = SampleStore(SAMPLE_RATE)
-    total = 0
-    try:
-        resampler = StreamResampler(rate, SAMPLE_RATE, channels=1)
-        for block in blocks:
-            total += len(block)
-            store.append(resampler.push(block[None])[0])
-        if total < MIN_SECONDS * rate:
-            raise AudioError(
-                f"the sound has {total} samples at {rate} Hz, less than {MIN_SECONDS * 1000:g} ms",
-                "Give a longer recording.",
-            )
-        store.append(resampler.finish(total)[0])
-    except BaseException:
-        store.close()
-        raise
-    return Source(store, total, rate)
-
+        The samples are those of `convert`, except where the result would exceed full scale: see `Rendering.blocks`.
+        Raises what `convert` raises, partly when the first block is asked for.
+        """
+        settings = (settings or ConversionSettings()).changed(**changes)
+        voice, engines, choices = self._engines(settings)
+        recording = read_source(source)
+        rate = settings.resample_rate or voice.info.sample_rate
+        return BlockConversion(voice.name, recording, Rendering(recording, engines, settings), choices, rate)

@@ -17,9 +17,9 @@ RATE = 8_000  # Hz; the cheapest to decode, while everything behind the door is 
 CONVERT = """
 import json, resource, sys
 import torch
-from rvc_spark.infer.pipeline import Rendering
+from rvc_spark.infer.pipeline import Rendering, drain
 from rvc_spark.infer.settings import ConversionSettings
-from rvc_spark.rvc_modules import drain, read_source
+from rvc_spark.conversion import read_source
 from rvc_spark.audio import EncodeOptions, open_writer
 from tests.small_engines import small_engines
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from rvc_spark.audio import Audio, resample
+from rvc_spark.conversion import read_source
 from rvc_spark.errors import AudioError
 from rvc_spark.infer.noise_field import NoiseField
-from rvc_spark.infer.pipeline import Rendering
+from rvc_spark.infer.pipeline import Rendering, drain
 from rvc_spark.infer.segments import (
     Cutting,
     highpass,
@@ -20,7 +21,7 @@ from rvc_spark.infer.segments import (
     quiet_points,
 )
 from rvc_spark.infer.settings import ConversionSettings
-from rvc_spark.rvc_modules import VC, drain, read_source
+from rvc_spark.rvc_modules import VC
 from tests.small_engines import small_engines
 
 SHORT_PARTS = Cutting(pad=0.1, query=0.08, center=0.3, limit=0.35)  # so that a second of sound has cuts

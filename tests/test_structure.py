@@ -38,6 +38,7 @@ FAMILIES = {  # files that are the inside of a unit whose door is one file
     "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds"),
     "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
+    "rvc_modules": ("conversion",),
     "cli": ("cli_", "__main__"),
 }
 TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which engines need below them
@@ -78,7 +79,9 @@ HOMES = {  # package -> the only places that may import it
 OPTIONAL = {
     "torchcrepe", "torchfcpe", "pyworld", "gdown", "papermill", "nbclient", "tritonclient", "grpc", "demucs", "ray",
 }  # fmt: skip
-OF_THE_HOST = {"pydantic", "torchaudio", "triton_python_backend_utils", "traitlets", "google"}  # of a dependency, mended, of Triton's process, of Colab
+OF_THE_HOST = {  # of a dependency, mended, of Triton's process, of a dependency, of Colab
+    "pydantic", "torchaudio", "triton_python_backend_utils", "traitlets", "google",
+}  # fmt: skip
 MODULE_NAMES = {"praat-parselmouth": "parselmouth", "faiss-cpu": "faiss", "pyyaml": "yaml", "ipython": "IPython"}
 
 PUBLIC_NAMES = [

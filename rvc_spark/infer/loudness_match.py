@@ -9,6 +9,7 @@ windows share a half second, it is enough to keep the energy of every half secon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -33,6 +34,11 @@ class Envelope:
         halves = samples[: whole * self._half].reshape(whole, self._half)
         self._energies.extend(np.einsum("ij,ij->i", halves, halves))
         self._open = samples[whole * self._half :]
+
+    @property
+    def settled(self) -> int:
+        """How many points of the curve no later sample can change."""
+        return len(self._energies)
 
     def curve(self) -> np.ndarray:
         """The envelope so far, float64 [1 + N // half a second]."""
@@ -75,3 +81,43 @@ def match_loudness(source: np.ndarray, target: np.ndarray, rate_target: int, mix
         envelope_of([source], 16_000), envelope_of([target], rate_target), mix_rate, len(target), (0, len(target))
     )
     return (target * gain).astype(np.float32)
+
+
+class StreamedMatch:
+    """`match_loudness` for a result of known length that comes in blocks: a sample leaves once its gain is settled.
+
+    A point of the envelope looks half a second ahead, and the gain runs on a line to the next point, so 0.25 to 0.75 s
+    are held back until the end.
+    """
+
+    def __init__(self, source: np.ndarray, mix_rate: float, rate: int, total: int) -> None:
+        """source: envelope of the whole source. total: samples of the result at `rate`."""
+        self._source, self._mix_rate, self._total = source, mix_rate, total
+        self._points = 1 + total // (rate // 2)
+        self._envelope = Envelope(rate)
+        self._held = np.zeros(0, np.float32)
+        self._done = 0
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """Add samples [n]; returns those that are ready, float32, perhaps none."""
+        self._envelope.push(block)
+        self._held = np.concatenate([self._held, block])
+        stop = self._stop()
+        ready, self._held = np.split(self._held, [stop - self._done])
+        if not len(ready):
+            return ready
+        curve = self._envelope.curve()
+        curve = np.pad(curve, (0, self._points - len(curve)), mode="edge")
+        gain = envelope_gain(self._source, curve, self._mix_rate, self._total, (self._done, stop))
+        self._done = stop
+        return (ready * gain).astype(np.float32)
+
+    def _stop(self) -> int:
+        """The first sample that has to wait: the inverse of the position in `stretch`."""
+        known = self._done + len(self._held)
+        if known == self._total:
+            return known
+        if self._envelope.settled == 0:
+            return self._done
+        last = math.floor((self._envelope.settled - 0.5) * self._total / self._points - 0.5)
+        return min(max(self._done, last + 1), known)

@@ -12,8 +12,9 @@ overlap and the crossfade joins equal sounds. Knows nothing of files, names or f
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from rvc_spark import audio
 from rvc_spark.infer.content import ContentEncoder
 from rvc_spark.infer.features import prepare_features
 from rvc_spark.infer.index import RetrievalIndex
-from rvc_spark.infer.loudness_match import Envelope, envelope_gain, envelope_of
+from rvc_spark.infer.loudness_match import Envelope, StreamedMatch, envelope_gain, envelope_of
 from rvc_spark.infer.noise_field import NoiseField, PartNoise
+from rvc_spark.infer.peak_guard import PeakGuard
 from rvc_spark.infer.pitch import PitchTracker
 from rvc_spark.infer.pitch_edit import VoiceRange
 from rvc_spark.infer.pitch_track import PitchTrack, VoicePitch, track_pitch, voice_pitch
@@ -45,6 +47,7 @@ from rvc_spark.infer.synthesizer import Synthesizer
 INPUT_PEAK = 0.95  # louder sources are scaled down to this, as in every RVC program
 OUTPUT_PEAK = 0.99
 PITCH_SHARE = 0.2  # of the progress bar
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ class Progress:
     message: str
 
 
+def drain(steps: Generator[Progress, None, Result], on_progress: Callable[[Progress], None] | None = None) -> Result:
+    """Run a generator of progress to its end and return what it returns."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_progress is not None:
+            on_progress(progress)
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A finished conversion: sound, and f0 in Hz per 10 ms of the source and of the result (None without pitch)."""
@@ -110,6 +124,8 @@ class Rendering:
         spf = self._info.samples_per_frame
         self._voice_length = source.length_at(self._info.sample_rate)
         self._frames = max(math.ceil(len(source.store) / HOP), math.ceil(self._voice_length / spf), 1)
+        self._track: PitchTrack | None = None
+        self._pitch: VoicePitch | None = None
         source.store.guard_peak(INPUT_PEAK)
 
     def _filtered(self, start: int, stop: int) -> np.ndarray:
@@ -118,8 +134,12 @@ class Rendering:
     def _mirrored(self, start: int, stop: int) -> np.ndarray:
         return mirrored_range(self._filtered, len(self._source.store), start, stop)
 
-    def _part_sound(self, part: Part, pitch: VoicePitch | None, track: PitchTrack | None) -> np.ndarray:
-        """The kept samples of one part, float32 [(keep_stop - keep_start) * samples_per_frame]."""
+    def _part_blocks(self, part: Part, first_frames: int | None) -> Iterator[np.ndarray]:
+        """The kept samples of one part, float32, together [(keep_stop - keep_start) * samples_per_frame].
+
+        A stretched part is one block, because it is resampled as a whole.
+        """
+        track, pitch = self._track, self._pitch
         info, settings, synthesizer = self._info, self._settings, self._engines.synthesizer
         # The encoder's last window reaches 80 samples beyond its hop; one more frame fills the last pair.
         samples = self._mirrored(part.start * HOP, part.stop * HOP + 2 * HOP).astype(np.float32)
@@ -141,34 +161,46 @@ class Rendering:
             synthesizer.net.inter_channels, part.start, frames, info.samples_per_frame * info.has_f0
         )
         stretched = round(kept * 2 ** (settings.formant / 12)) if settings.formant else None
-        sound = synthesizer.window(
-            phone, coarse, f0, settings.speaker, keep, noise, start_phase=phase, formant_frames=stretched
-        )
-        samples = sound.float().cpu().numpy()
-        return samples if stretched is None else audio.resample(samples, stretched, kept)
+        decoded = synthesizer.window_blocks(
+            phone, coarse, f0, settings.speaker, keep, noise,
+            start_phase=phase, formant_frames=stretched, first_frames=first_frames,
+        )  # fmt: skip
+        blocks = (sound.float().cpu().numpy() for sound in decoded)
+        if stretched is None:
+            yield from blocks
+        else:
+            yield audio.resample(np.concatenate(list(blocks)), stretched, kept)
 
-    def _joined(
-        self, parts: list[Part], pitch: VoicePitch | None, track: PitchTrack | None
-    ) -> Iterator[tuple[np.ndarray, float]]:
-        """Blocks of sound at the voice's rate, crossfaded at the cuts, each with the fraction done."""
+    def _joined(self, parts: list[Part], first_frames: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
+        """Blocks of sound at the voice's rate, crossfaded at the cuts, each with the fraction done.
+
+        What has come is held back by the length of a crossfade, except at the end of the last part.
+        """
         overlap = CROSSFADE_FRAMES * self._info.samples_per_frame
         tail = np.zeros(0, np.float32)
         for number, part in enumerate(parts):
-            sound = self._part_sound(part, pitch, track)
-            if len(tail):
-                sound[:overlap] = audio.crossfade(tail, sound[:overlap])
-            last = number == len(parts) - 1
-            tail = sound[len(sound) if last else -overlap :]
-            yield sound[: len(sound) - len(tail)], part.keep_stop / self._frames
+            held, joined = np.zeros(0, np.float32), not len(tail)
+            last, made = number == len(parts) - 1, 0
+            for block in self._part_blocks(part, first_frames if number == 0 else None):
+                held, made = np.concatenate([held, block]), made + len(block)
+                if not joined and len(held) >= overlap:
+                    held[:overlap] = audio.crossfade(tail, held[:overlap])
+                    joined = True
+                ready = len(held) if last else len(held) - overlap
+                if joined and ready > 0:
+                    yield held[:ready], (part.keep_start + made / self._info.samples_per_frame) / self._frames
+                    held = held[ready:]
+            tail = held
+
+    def _source_envelope(self) -> np.ndarray:
+        length = len(self._source.store)
+        blocks = (self._filtered(at, min(at + READ_BLOCK, length)) for at in range(0, length, READ_BLOCK))
+        return envelope_of(blocks, SAMPLE_RATE)
 
     def _matched(self, voice: SampleStore, target: np.ndarray | None) -> Iterator[np.ndarray]:
         """The voice's blocks with the source's loudness mixed in."""
         rate_mix, total = self._settings.rms_mix_rate, len(voice)
-        curve = None
-        if target is not None:
-            length = len(self._source.store)
-            blocks = (self._filtered(at, min(at + READ_BLOCK, length)) for at in range(0, length, READ_BLOCK))
-            curve = envelope_of(blocks, SAMPLE_RATE)
+        curve = None if target is None else self._source_envelope()
         for start in range(0, total, READ_BLOCK):
             stop = min(start + READ_BLOCK, total)
             block = voice.read(start, stop)
@@ -180,51 +212,96 @@ class Rendering:
         """Loudness, output rate and peak guard."""
         rate = self._settings.resample_rate or self._info.sample_rate
         result = SampleStore(rate)
-        if rate == self._info.sample_rate:
-            for block in self._matched(voice, target):
-                result.append(block)
-        else:
-            resampler = audio.StreamResampler(self._info.sample_rate, rate, channels=1)
-            for block in self._matched(voice, target):
-                result.append(resampler.push(block[None])[0])
-            tail = resampler.finish()[0]
-            # Two roundings (to the voice's rate, then to this one) may miss the one that was promised by a sample.
-            missing = self._source.length_at(rate) - len(result) - len(tail)
-            result.append(np.pad(tail, (0, missing), mode="edge") if missing > 0 else tail[: len(tail) + missing])
+        for block in self._resampled(self._matched(voice, target), rate):
+            result.append(block[: self.frames_out - len(result)])
         result.guard_peak(OUTPUT_PEAK)
         return result
 
-    def steps(self) -> Generator[Progress, None, Rendered]:
-        """Convert. Yields progress and returns the Rendered result; closing the generator frees everything."""
+    def _tracked(self) -> Generator[Progress, None, list[Part]]:
+        """Cut, track the pitch of the whole, and decide what is sung; returns the parts."""
         length = len(self._source.store)
-        cuts = quiet_points(self._filtered, length, self._cutting)
-        parts = plan_exact(self._frames, cuts, self._cutting)
-        track = pitch = None
+        parts = plan_exact(self._frames, quiet_points(self._filtered, length, self._cutting), self._cutting)
         if self._engines.tracker is not None and self._info.has_f0:
             end = length + self._cutting.samples(self._cutting.pad)
             start, stop = parts[0].start, parts[-1].stop
             for fraction, found in track_pitch(self._mirrored, start, stop, end, self._engines.tracker):
                 yield Progress(fraction * PITCH_SHARE, f"pitch ({self._engines.tracker.method})")
-                track = found
-            assert track is not None
-            pitch = voice_pitch(track, self._frames, self._settings, self._engines.voice_range)
+                self._track = found
+            assert self._track is not None
+            self._pitch = voice_pitch(self._track, self._frames, self._settings, self._engines.voice_range)
+        return parts
+
+    def steps(self) -> Generator[Progress, None, Rendered]:
+        """Convert. Yields progress and returns the Rendered result; closing the generator frees everything."""
+        parts = yield from self._tracked()
         envelope = Envelope(self._info.sample_rate) if self._settings.rms_mix_rate != 1 else None
         voice = SampleStore(self._info.sample_rate)
         try:
-            for block, fraction in self._joined(parts, pitch, track):
+            for block, fraction in self._joined(parts):
                 block = block[: self._voice_length - len(voice)]
                 voice.append(block)
                 if envelope is not None:
                     envelope.push(block)
-                yield Progress(PITCH_SHARE + (0.95 - PITCH_SHARE) * fraction, "voice")
+                yield Progress(PITCH_SHARE + (0.95 - PITCH_SHARE) * min(1.0, fraction), "voice")
             result = self._finish(voice, None if envelope is None else envelope.curve())
         finally:
             voice.close()
         yield Progress(1.0, "done")
-        return self._rendered(result, track, pitch)
+        return Rendered(result, *self.contours())
 
-    def _rendered(self, result: SampleStore, track: PitchTrack | None, pitch: VoicePitch | None) -> Rendered:
+    @property
+    def frames_out(self) -> int:
+        """Samples of the result."""
+        return self._source.length_at(self._settings.resample_rate or self._info.sample_rate)
+
+    def contours(self) -> tuple[np.ndarray | None, np.ndarray | None, float, str]:
+        """f0 of source and result in Hz per 10 ms, the key and its reason; known once the pitch is tracked."""
+        track, pitch = self._track, self._pitch
         if track is None or pitch is None:
-            return Rendered(result, None, None, 0.0, "a voice without pitch")
+            return None, None, 0.0, "a voice without pitch"
         span = track.span(0, self._frames)
-        return Rendered(result, track.f0[span], pitch.f0[span], pitch.key, pitch.key_reason)
+        return track.f0[span], pitch.f0[span], pitch.key, pitch.key_reason
+
+    def blocks(self, first_frames: int) -> Iterator[np.ndarray]:
+        """The same result as `steps`, each block as soon as it is decoded: float32, together `frames_out` samples.
+
+        Only where the result would exceed full scale do the two differ: `steps` scales the whole, here the gain falls
+        when it happens.
+
+        first_frames: length of the first decoded block in frames of 10 ms.
+        """
+        tracking = self._tracked()
+        parts = drain(tracking)
+        rate = self._settings.resample_rate or self._info.sample_rate
+        guard = PeakGuard(OUTPUT_PEAK, rate)
+        made = 0
+        for block in self._resampled(self._leveled(parts, first_frames), rate):
+            block = block[: self.frames_out - made]
+            made += len(block)
+            if len(block):
+                yield guard.push(block)
+
+    def _leveled(self, parts: list[Part], first_frames: int) -> Iterator[np.ndarray]:
+        """Blocks at the voice's rate, as long as the recording, with the source's loudness mixed in."""
+        match = None
+        if self._settings.rms_mix_rate != 1:
+            match = StreamedMatch(
+                self._source_envelope(), self._settings.rms_mix_rate, self._info.sample_rate, self._voice_length
+            )
+        left = self._voice_length
+        for block, _fraction in self._joined(parts, first_frames):
+            block = block[:left]
+            left -= len(block)
+            yield block if match is None else match.push(block)
+
+    def _resampled(self, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+        """Blocks at another rate; the last one is held to reach the promised length."""
+        if rate == self._info.sample_rate:
+            yield from blocks
+            return
+        resampler = audio.StreamResampler(self._info.sample_rate, rate, channels=1)
+        for block in blocks:
+            yield resampler.push(block[None])[0]
+        tail = resampler.finish()[0]
+        # Two roundings (to the voice's rate, then to this one) may miss the one that was promised by a sample.
+        yield np.pad(tail, (0, max(0, self.frames_out - resampler.frames_out)), mode="edge")

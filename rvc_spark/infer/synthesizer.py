@@ -8,6 +8,7 @@ that stretch depends on. Inputs are checked before any work. Refuses to know fil
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
@@ -30,6 +31,7 @@ HEAD_MARGIN = 24  # frames kept before `skip_head`, the reference's margin for t
 # 128 frames at a time take 0.64 of the time of 1024, margins included: the activations stay near the core.
 DECODER_FRAMES = 128
 DECODER_FRAMES_GPU = 1024
+Spans = Iterator[tuple[int, int, int]]  # of each block the first frame to decode, the first to keep, the one after
 ALIGNED_BLOCKS = 8  # from so many blocks on, the last one is decoded at full length: at most 1/8 more work
 
 
@@ -77,10 +79,13 @@ class WindowOptions(TypedDict, total=False):
     start_phase: cycles of the harmonic source at the start of frame 0 (default 0).
     formant_frames: stretch the kept frames to so many before the decoder, so formants move; the f0 given is that of
         the stretched sound. Default None: no stretching.
+    first_frames: frames of the first block that leaves; each following one has twice as many, up to what is fastest.
+        Default None: the fastest from the start.
     """
 
     start_phase: float
     formant_frames: int | None
+    first_frames: int | None
 
 
 def load_synthesizer(
@@ -243,10 +248,23 @@ class Synthesizer:
         noise: WindowNoise,
         **options: Unpack[WindowOptions],
     ) -> Tensor:
-        """The sound of frames keep[0] to keep[1] alone, equal to that part of the whole.
+        """The sound of frames keep[0] to keep[1] alone, equal to that part of the whole. See `window_blocks`."""
+        return torch.cat(list(self.window_blocks(phone, pitch, pitchf, sid, keep, noise, **options)))
 
-        The prior sees all frames (attention has no margin), the flow those that the kept ones depend on, the decoder
-        the kept ones and its receptive field.
+    @torch.inference_mode()
+    def window_blocks(
+        self,
+        phone: Tensor,
+        pitch: Tensor | None,
+        pitchf: Tensor | None,
+        sid: int,
+        keep: tuple[int, int],
+        noise: WindowNoise,
+        **options: Unpack[WindowOptions],
+    ) -> Iterator[Tensor]:
+        """The sound of frames keep[0] to keep[1], block by block as it is decoded.
+
+        The prior sees all frames (attention has no margin), the flow and the decoder what the kept ones depend on.
 
         Args:
             phone: content features [1, T, D].
@@ -254,11 +272,11 @@ class Synthesizer:
             sid: speaker.
             keep: first frame and the one after the last.
             noise: latent [1, C, T] and source noise [1, T * samples_per_frame, 1 or H].
-            options: `start_phase` and `formant_frames`, see WindowOptions.
+            options: see WindowOptions.
 
-        Returns:
-            float32 [(keep[1] - keep[0]) * samples_per_frame], or [formant_frames * samples_per_frame] when stretched:
-            the same moment of sound at a rate higher by formant_frames / (keep[1] - keep[0]).
+        Yields:
+            float32, together [(keep[1] - keep[0]) * samples_per_frame], or [formant_frames * samples_per_frame] when
+            stretched: the same moment of sound at a rate higher by formant_frames / (keep[1] - keep[0]).
 
         Raises:
             VoiceFileError, PitchError: as `infer`. ConfigError: `keep` or noise do not fit the frames.
@@ -282,7 +300,8 @@ class Synthesizer:
             start_phase = options.get("start_phase", 0.0)
             excitation = self._span_excitation(pitchf, noise, start_phase, slice(plan.first, plan.last))
             excitation = plan.stretch(excitation, self.net.samples_per_frame)
-        return self._decode(plan.stretch(z, 1), excitation, speaker, (plan.lead, plan.lead + count))
+        latent, span = plan.stretch(z, 1), (plan.lead, plan.lead + count)
+        yield from self._decoded(latent, excitation, speaker, self._spans(span, options.get("first_frames")))
 
     def _span_excitation(self, pitchf: Tensor, noise: WindowNoise, start_phase: float, span: slice) -> Tensor:
         source = self.network.dec.m_source
@@ -294,20 +313,25 @@ class Synthesizer:
         start = frame_phase(pitchf, source.seconds_per_frame, start_phase)[:, :-1]
         return source(Excitation(pitchf[:, span], start[:, span], phase.to(pitchf), drawn))
 
-    def _decode(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, keep: tuple[int, int]) -> Tensor:
-        """Decode [1, C, T] in blocks, each with its receptive field, and return the kept frames' samples, float32."""
-        step, blocks = self.net.samples_per_frame, []
-        size = DECODER_FRAMES if self.device.type == "cpu" else DECODER_FRAMES_GPU
-        for at in range(keep[0], keep[1], size):
+    def _spans(self, keep: tuple[int, int], first_frames: int | None) -> Spans:
+        """The blocks that `keep` is decoded in."""
+        largest = DECODER_FRAMES if self.device.type == "cpu" else DECODER_FRAMES_GPU
+        size, at = min(first_frames or largest, largest), keep[0]
+        while at < keep[1]:
             stop = min(at + size, keep[1])
             # CPU kernels are compiled and kept per length. In a long stretch the last block reaches back to the full
             # length, so an hour of parts does not fill the memory with kernels that are used once.
-            begin = stop - size if keep[1] - keep[0] >= ALIGNED_BLOCKS * size else at
+            yield stop - size if keep[1] - keep[0] >= ALIGNED_BLOCKS * largest else at, at, stop
+            at, size = stop, min(2 * size, largest)
+
+    def _decoded(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, spans: Spans) -> Iterator[Tensor]:
+        """Decode [1, C, T] in blocks, each with its receptive field: the kept frames' samples, float32."""
+        step = self.net.samples_per_frame
+        for begin, at, stop in spans:
             first, last = max(begin - self.margin.before, 0), min(stop + self.margin.after, z.shape[2])
             heard = None if excitation is None else excitation[:, :, first * step : last * step]
             sound = self.network.dec(z[:, :, first:last], heard, speaker)
-            blocks.append(sound[0, 0, (at - first) * step : (stop - first) * step].float())
-        return torch.cat(blocks)
+            yield sound[0, 0, (at - first) * step : (stop - first) * step].float()
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """One piece of a sound that is still being made: what the cell, a file and a websocket pull alike.
 
-A chunk is an Audio, so whatever takes sound takes chunks. Sentences that failed are not lost silently: their chunk holds
-silence and says what is missing.
+A chunk is an Audio, so whatever takes sound takes chunks. Sentences that failed are not lost silently: their chunk
+holds silence and says what is missing.
 """
 
 from __future__ import annotations

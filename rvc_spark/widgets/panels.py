@@ -20,12 +20,12 @@ import ipywidgets
 from IPython.display import display
 
 from rvc_spark.audio import Audio, read_audio
+from rvc_spark.conversion import Conversion
 from rvc_spark.errors import AudioError, ConfigError, RvcSparkError
 from rvc_spark.infer.pitch import PITCH_METHODS
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_init import convert_audio, get_speakers, get_vc, load_model, speak
-from rvc_spark.rvc_modules import Conversion
 from rvc_spark.widgets.controls import WIDE, button, choice, clear_uploads, setting_words, slider, tooltip, uploads
 from rvc_spark.widgets.engines import READY, ready_engines
 from rvc_spark.widgets.plots import show_conversion

@@ -23,7 +23,7 @@ from rvc_spark.infer.mel import hz_to_mel
 from rvc_spark.widgets.spectrogram import FLOOR_DB, f0_line, mel_picture, outline
 
 if TYPE_CHECKING:  # a figure of two sounds needs no networks
-    from rvc_spark.rvc_modules import Conversion
+    from rvc_spark.conversion import Conversion
 
 TOP_HZ = 12_000.0  # hardly anything of a voice lies above, and the voice band keeps most of the height
 FREQUENCY_TICKS = (0, 200, 500, 1000, 2000, 4000, 8000, 12000)  # Hz
