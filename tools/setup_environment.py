@@ -38,6 +38,7 @@ from installation import fingerprint, install, installed_versions, make_environm
 
 MOST_TEST_PROCESSES = 4  # each takes up to 1 GB
 OLDEST_PYTHON = (3, 11)
+COLAB_EXTRAS = "pitch,drive"  # it brings its own notebook server, and no tritonclient goes with its protobuf
 COMMANDS = ("demo", "test", "doctor", "notebook", "none")
 MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
 
@@ -47,7 +48,7 @@ PARTS = (
     ("sound files", "soundfile soxr av scipy", True),
     ("speech", "espeakng_loader", True),
     ("command line", "rich pydantic_settings yaml", True),
-    ("notebook cells", "IPython ipywidgets matplotlib", True),
+    ("notebook cells", "IPython ipywidgets anywidget matplotlib", True),
     ("pitch: pm", "parselmouth", True),
     ("pitch: fcpe", "torchfcpe", False),
     ("pitch: crepe", "torchcrepe", False),
@@ -55,7 +56,8 @@ PARTS = (
     ("downloads", "httpcore filelock", True),
     ("Google Drive", "gdown", False),
     ("Triton client", "tritonclient", False),
-    ("notebook runs", "papermill nbval jupyterlab", False),
+    ("notebook runs", "papermill nbval jupyterlab voila", False),
+    ("browser tests", "playwright", False),
     ("tests", "pytest pytest_timeout xdist hypothesis", False),
 )
 
@@ -158,7 +160,7 @@ def with_version(module: str, installed: "dict") -> str:
 def set_up(environment: Environment, reinstall: bool, repair: bool, cpu_wheels: bool = False) -> None:
     """Bring the environment to the state the project wants; quick when an earlier run did. Raises SetupProblem."""
     prefix = environment.prefix
-    extras = "pitch,drive" if environment.kind == "Colab" else "all"  # Colab brings its own notebook server
+    extras = COLAB_EXTRAS if environment.kind == "Colab" else "all"
     with only_one(environment):
         if reinstall and environment.ours:
             remove_environment(environment)
