@@ -1,0 +1,141 @@
+"""What the Colab notebook installs goes into Colab's runtime without replacing anything; and the check can say no."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ROOT / "tests" / "colab-packages.txt"
+NEVER_NEW = {"numpy", "torch", "torchaudio", "transformers", "librosa", "ipython", "ipywidgets", "protobuf", "grpcio"}
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/check_colab_install.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import check_colab_install
+
+    return check_colab_install
+
+
+@pytest.fixture
+def runtime(check):
+    return check.read_runtime(RECORDED.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict:
+    """Outcomes and refusals to answer, by requirement: each is resolved once, and a dead index is asked once."""
+    return {}
+
+
+def resolved(check, runtime, answers: dict, requirement: str = ""):
+    """The outcome for what is installed and a requirement more; skips where nobody can tell."""
+    if "nobody" in answers:
+        pytest.skip(answers["nobody"])
+    if requirement not in answers:
+        more = [requirement] if requirement else []
+        try:
+            answers[requirement] = check.resolve([*check.wanted_there(), *more], runtime)
+        except check.NoAnswer as problem:
+            answers["nobody"] = str(problem)
+            pytest.skip(answers["nobody"])
+    return answers[requirement]
+
+
+# ------------------------------------------------------------------------------------------------ without an index
+
+
+def test_the_recorded_list_is_read_whole(runtime) -> None:
+    lines = [line for line in RECORDED.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert runtime.python == "3.13" and len(runtime.versions) == len(lines) > 600
+    known = {"numpy": "2.1.3", "ipywidgets": "7.7.1", "ipython": "7.34.0", "torch": "2.11.0", "protobuf": "5.29.6"}
+    assert known.items() <= runtime.versions.items()
+    assert "faiss-cpu" not in runtime.versions and "papermill" not in runtime.versions
+
+
+def test_lists_of_other_shapes_are_read(check) -> None:
+    wheel = "https://x.org/a/en_core_web-3.8.0-py3-none-any.whl#sha256=1"
+    text = f"Torch_Audio==2.9.0+cu128\nen-core-web @ {wheel}\n-e git+x\n"
+    assert check.read_runtime(text).versions == {"torch-audio": "2.9.0+cu128", "en-core-web": "3.8.0"}
+    assert check.read_runtime("# Python 3.14\na==1").python == "3.14"
+
+
+def test_the_floors_are_at_or_below_what_colab_has_and_nothing_is_bounded_above(check, runtime) -> None:
+    wanted = check.wanted_there()
+    assert {"torch", "numpy", "ipywidgets", "torchcrepe"} <= {re.split(r"[<>=\[]", line)[0] for line in wanted}
+    assert check.floor_problems(wanted, runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("numpy>=2.2", "above the 2.1.3"), ("ipywidgets>=8", "above the 7.7.1"), ("transformers<5", "upper bound"),
+        ("numpy==2.1.3", "upper bound"), ("av~=13.0", "upper bound"),
+    ],
+)  # fmt: skip
+def test_a_bad_floor_or_bound_is_named(check, runtime, requirement: str, words: str) -> None:
+    (problem,) = check.floor_problems([*check.wanted_there(), requirement], runtime)
+    assert words in problem and problem.startswith(requirement[:5])
+
+
+def test_changes_are_told_from_additions(check, runtime) -> None:
+    said = "Would install\n + faiss-cpu==1.9\n + numpy==2.1.3\n - scipy==1.16.3\n + Rich==14.0\n ~ x==1\n"
+    outcome = check.judge(said, runtime)
+    assert outcome.new == {"faiss-cpu": "1.9"} and outcome.replaced == {"scipy": "nothing", "rich": "14.0"}
+    assert not outcome.fits and "REPLACED  rich, by 14.0" in str(outcome)
+
+
+def test_the_set_up_keeps_every_package_of_a_colab_runtime(check, runtime, tmp_path) -> None:
+    import installation
+    from environments import Environment
+
+    lines = installation.constraint_lines(Environment(tmp_path, "Colab", "", False), dict(runtime.versions))
+    assert {f"{name}=={version}" for name, version in runtime.versions.items()} <= set(lines)
+
+
+def test_without_an_index_or_a_resolver_nobody_can_tell(check, runtime, monkeypatch, capsys, tmp_path) -> None:
+    for name, value in {"UV_HTTP_RETRIES": "0", "UV_NO_CACHE": "1", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(check.NoAnswer):
+        check.resolve(["faiss-cpu"], runtime)
+    assert check.main([]) == 3 and capsys.readouterr().err.strip()
+    monkeypatch.setattr(check.subprocess, "run", lambda command, **_: bare_python(command, tmp_path))
+    with pytest.raises(check.NoAnswer, match="uv is not installed"):
+        check.resolve(["faiss-cpu"], runtime)
+
+
+def bare_python(command: list[str], folder: Path):
+    """What a Python without uv answers."""
+    from subprocess import CompletedProcess
+
+    return CompletedProcess(command, 1, "", f"{sys.executable}: No module named uv")
+
+
+# --------------------------------------------------------------------------------------------------- with an index
+
+
+def test_nothing_of_colab_is_replaced(check, runtime, answers) -> None:
+    outcome = resolved(check, runtime, answers)
+    assert outcome.fits, str(outcome)
+    assert {"faiss-cpu", "av", "espeakng-loader"} <= set(outcome.new)
+    assert not set(outcome.new) & (NEVER_NEW | {"anywidget"}) and len(outcome.new) < 25, str(outcome)
+
+
+@pytest.mark.parametrize("requirement", ["numpy>=2.2", "ipywidgets>=8", "transformers<5", "protobuf>=6.30"])
+def test_what_would_replace_something_is_refused(check, runtime, answers, requirement: str) -> None:
+    outcome = resolved(check, runtime, answers, requirement)
+    assert not outcome.fits and re.split("[<>]", requirement)[0] in outcome.refused
+
+
+def test_the_command_says_what_comes_and_what_would_break(check, runtime, answers, capsys) -> None:
+    resolved(check, runtime, answers)
+    assert check.main([]) == 0
+    assert re.search(r"new +faiss-cpu", capsys.readouterr().out)
+    assert check.main(["ipython>=8"]) == 1
+    assert "ipython" in capsys.readouterr().out
