@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from asset_place import FILES, Place, entry
+from asset_server import asset_server
+
+from rvc_spark.errors import AssetError
+from rvc_spark.rvc_config import Choice, RVCConfig
+from rvc_spark.widgets.downloads import show_downloads
+from rvc_spark.widgets.machine import survey_machine
+from rvc_spark.widgets.progress import ProgressLine
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "colab-packages.txt"
@@ -139,3 +147,56 @@ def test_the_command_says_what_comes_and_what_would_break(check, runtime, answer
     assert re.search(r"new +faiss-cpu", capsys.readouterr().out)
     assert check.main(["ipython>=8"]) == 1
     assert "ipython" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- what its cells show
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    """Two files in a group and one under a licence, on a server of this machine."""
+    with asset_server() as server:
+        for name, content in FILES.items():
+            server.add(name, content)
+        place = Place(tmp_path, server)
+        agreed = {"licence": "CC-BY-NC-SA-4.0", "accept": True, "groups": ["shy"]}
+        entries = [entry(server, "file-0", FILES["file-0"]), entry(server, "file-1", FILES["file-1"], bytes=None)]
+        place.write([*entries, entry(server, "file-2", FILES["file-2"], **agreed)])
+        yield place.store()
+
+
+def test_downloads_count_along_and_end_in_a_table(store, monkeypatch) -> None:
+    said: list[tuple[float, str]] = []
+    monkeypatch.setattr(ProgressLine, "__call__", lambda self, step: said.append((step.fraction, step.message)))
+    table = show_downloads(["all"], store=store)
+    assert [(row[0], row[2]) for row in table.rows] == [("file-0", "MIT"), ("file-1", "MIT")]
+    assert str(store.folder.root) in table.caption and store.asset_path("file-1").is_file()
+    assert said[-1][0] == 1.0 and all(0 <= fraction <= 1 for fraction, _ in said) and "MB: file-" in said[-1][1]
+
+
+def test_a_licence_is_agreed_to_by_name_or_nothing_comes(store) -> None:
+    with pytest.raises(AssetError, match="CC-BY-NC-SA-4.0"):
+        show_downloads(["shy"], store=store)
+    assert [status.state for status in store.status(groups=["shy"])] == ["missing"]
+    assert show_downloads(["shy"], accept=["CC-BY-NC-SA-4.0"], store=store).rows[0][2] == "CC-BY-NC-SA-4.0"
+
+
+def test_nothing_asked_for_is_nothing_fetched(store) -> None:
+    table = show_downloads([], store=store)
+    assert "nothing was asked for" in repr(table)
+    assert {status.state for status in store.status()} == {"missing"}
+
+
+def test_the_machine_is_told_with_what_it_lacks(monkeypatch) -> None:
+    assert survey_machine(RVCConfig(device="cpu")).gpu_bytes is None
+    words = repr(survey_machine(RVCConfig(device="cpu")))
+    assert "cpu (as set)" in words and "processor core" in words and "fp32 (exact)" in words
+    import torch
+
+    t4 = SimpleNamespace(name="Tesla T4", major=7, minor=5, total_memory=15_828_320_256)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: t4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (t4.major, t4.minor))
+    machine = survey_machine(RVCConfig(device="auto"))
+    assert machine.device == Choice("cuda", "Tesla T4") and machine.language_model.value == "fp32"
+    assert "14.7 GiB" in repr(machine) and "no bf16 here" in machine._repr_html_()
