@@ -51,8 +51,9 @@ _MARKDOWN = (  # headings, quotations and bullets at the start of a line; emphas
 class BatchEntry:
     """One item: a text to be spoken or a sound to be converted, or an `error` that says why neither.
 
-    id: unlike every other one. number: its place in the order, from 1. name: of its files, without suffix; may lead through folders. place: where it was found,
-    in words. settings: fields of ConversionSettings that the row sets. None everywhere else: as the batch has it.
+    id: unlike every other one. name: of its files, without suffix; may lead through folders. place: where it was found,
+    in words. number: its place in the order, from 1. settings: fields of ConversionSettings that the row sets. None
+    everywhere else: as the batch has it.
     """
 
     id: str
@@ -326,7 +327,7 @@ def _entry_of_file(path: Path, relative: Path) -> BatchEntry:
 
 
 def spoken_markdown(text: str) -> str:
-    """Markdown without the marks that nobody would read out: of headings, quotations and emphasis, addresses of links."""
+    """Markdown without the marks that nobody would read out: of headings, quotations, emphasis and links."""
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)
     return text

@@ -128,7 +128,8 @@ class Planner:
         try:
             fingerprint = self._fingerprint(entry)
         except RvcSparkError as error:
-            return BatchStep(entry, "refuse", "its files or settings", error=error)
+            told = type(error)(f"{entry.place}: {error.problem}", error.next_step)
+            return BatchStep(entry, "refuse", "its files or settings", error=told)
         record = self._records.get(entry.id)
         step = BatchStep(entry, "make", "new", fingerprint, record or {})
         if record is None:

@@ -1,4 +1,4 @@
-"""A batch in figures: totals, and one flat row per item, as `report.csv` for spreadsheets and `report.json` for programs.
+"""A batch in figures: totals and a flat row per item, `report.csv` for spreadsheets, `report.json` for programs.
 
     summary = summarise(rows)                 rows of run_batch, in any order
     write_tables("results", summary)          report.csv, report.json

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "BatchReport": "batch_report",
     "Comparison": "engines",
     "Heard": "listening",
     "Picture": "plots",
@@ -25,6 +26,7 @@ _HOMES = {
     "conversion_figure": "plots",
     "save_figure": "plots",
     "show_audio": "sound",
+    "show_batch": "batch_report",
     "show_conversion": "plots",
     "show_engines": "engines",
     "show_figure": "plots",
