@@ -39,8 +39,11 @@ class Deck {
 
   keepEarly(message, buffers) {
     if (this.early.length < EARLY_PACKETS) this.early.push([message, buffers]);
-    if (this.early.length === 1) this.tell({ t: "ready", mode: "none", rate: 0, state: "unopened", secure: this.secure });
+    if (this.early.length === 1) this.tell(this.unopened());
   }
+
+  // Asks for the message that opens the run, should it have been lost.
+  unopened() { return { t: "ready", mode: "none", rate: 0, state: "unopened", secure: this.secure }; }
 
   get secure() { return Boolean(globalThis.isSecureContext); }
 
@@ -270,7 +273,7 @@ class Deck {
   enter(face) {
     this.faces.add(face);
     if (this.run) this.start();
-    else this.announce();
+    else this.tell(this.unopened());
   }
 
   // A cell that is run again or cleared takes its face away: no sound without its buttons.

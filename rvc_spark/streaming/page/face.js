@@ -41,9 +41,11 @@ const FACE = `
   title="Heard so far, and made so far"><i class="rvc-spark-made"></i><i class="rvc-spark-heard"></i></div>
 <div class="rvc-spark-numbers">
   <span class="rvc-spark-time" title="Heard, of what has come so far, of the whole where its length is known"></span>
-  <span class="rvc-spark-ahead" title="Sound that is here and not yet heard"></span>
-  <span class="rvc-spark-dry" title="How often sound ran out while playing"></span>
-  <span class="rvc-spark-lost" title="Messages that never came from the kernel"></span>
+  <span class="rvc-spark-counts">
+    <span class="rvc-spark-ahead" title="Seconds of sound that are here and not yet heard"></span>
+    <span class="rvc-spark-dry" title="Underruns: how often sound ran out while playing"></span>
+    <span class="rvc-spark-lost" title="Messages that never came from the kernel"></span>
+  </span>
 </div>
 <ul class="rvc-spark-gaps" aria-label="What is missing"></ul>`;
 
@@ -198,11 +200,11 @@ class Face {
     const whole = total ?? (deck.over ? come : undefined);
     this.say(parts.time, `${clock(heard)} / ${clock(known)}${whole && !deck.over ? ` of ${clock(whole)}` : deck.over ? "" : " made"}`);
     const ahead = deck.state === "stopped" ? 0 : (last.buffered + deck.queued) / rate;
-    this.say(parts.ahead, `${ahead.toFixed(ahead < 10 ? 2 : 0)} s ahead`);
-    this.say(parts.dry, last.underruns ? `ran out ${last.underruns}×` : "never ran out");
+    this.say(parts.ahead, `buffered ${ahead.toFixed(ahead < 10 ? 2 : 0)} s`);
+    this.say(parts.dry, `underruns ${last.underruns}`);
     parts.dry.classList.toggle("rvc-spark-warn", last.underruns > 0);
     const { lost } = deck.count;
-    this.say(parts.lost, lost ? `${lost} message${lost === 1 ? "" : "s"} lost` : "nothing lost");
+    this.say(parts.lost, `lost ${lost}`);
     parts.lost.classList.toggle("rvc-spark-warn", lost > 0);
     const scale = whole ?? known;
     const share = (seconds) => (scale ? Math.min(1, seconds / scale) : 0);

@@ -10,7 +10,12 @@ const LEFT = 38; // room for the numbers of the scales, in CSS pixels
 const BELOW = 18;
 const LABELS_HZ = [100, 250, 500, 1000, 2000, 4000, 8000, 16000];
 
+const TAPE_ROWS = 160;
+const CORNER_HZ = 150; // of the picture's scale: a speaker's pitch takes a quarter of the height, not a twentieth
+
 const mel = (hz) => 2595 * Math.log10(1 + hz / 700); // O'Shaughnessy's scale, that of the bands
+const height = (hz) => Math.log(1 + hz / CORNER_HZ);
+const hzAt = (share, top) => CORNER_HZ * (Math.exp(share * height(top)) - 1); // share of the picture's height
 
 // Columns and levels of a stream, by frame.
 class Track {
@@ -88,9 +93,20 @@ class Picture {
     this.track = track;
     this.count = Math.max(2, Math.ceil((SHOWN_SECONDS * track.rate) / track.hop));
     this.tape.width = this.count;
-    this.tape.height = Math.max(1, track.bands);
+    this.tape.height = TAPE_ROWS;
+    this.image = this.ink.createImageData(1, TAPE_ROWS);
+    this.rows = this.bandsOfRows();
     this.pitch = new Float32Array(this.count);
     this.again();
+  }
+
+  // Where each row of the tape, from the top, lies between the middles of the bands.
+  bandsOfRows() {
+    const { bands, top } = this.track;
+    return Float32Array.from({ length: TAPE_ROWS }, (_, row) => {
+      const hz = hzAt(1 - (row + 0.5) / TAPE_ROWS, top);
+      return Math.min(bands - 1, Math.max(0, (mel(hz) / mel(top)) * (bands + 1) - 1));
+    });
   }
 
   // Draw everything anew at the next occasion.
@@ -124,40 +140,49 @@ class Picture {
     this.inkColumns(newest);
     const { pen, canvas, scale } = this;
     const [left, width] = [LEFT * scale, canvas.width - LEFT * scale];
-    const height = canvas.height - BELOW * scale;
+    const tall = canvas.height - BELOW * scale;
     pen.clearRect(0, 0, canvas.width, canvas.height);
     pen.save();
     pen.beginPath();
-    pen.rect(left, 0, width, height);
+    pen.rect(left, 0, width, tall);
     pen.clip();
-    this.layTape(newest, position, left, width, height);
-    this.line(newest, position, left, width, height);
+    this.layTape(newest, position, left, width, tall);
+    this.line(newest, position, left, width, tall);
     pen.restore();
-    this.scales(position, left, width, height);
+    this.scales(position, left, width, tall);
     return true;
   }
 
   inkColumns(newest) {
     const { track, count } = this;
     const from = Math.max(this.drawn === undefined || newest < this.drawn ? newest - count + 1 : this.drawn + 1, newest - count + 1);
-    const { levels } = this.colours;
     for (let number = from; number <= newest; number += 1) {
       const slot = ((number % count) + count) % count;
       const found = number >= 0 ? track.column(number) : undefined;
-      const image = (this.image ??= this.ink.createImageData(1, track.bands));
-      if (image.height !== track.bands) { this.image = undefined; number -= 1; continue; }
-      for (let band = 0; band < track.bands; band += 1) {
-        const colour = levels[found ? found.mel[found.at + band] : 0];
-        const pixel = 4 * (track.bands - 1 - band);
-        image.data[pixel] = colour[0];
-        image.data[pixel + 1] = colour[1];
-        image.data[pixel + 2] = colour[2];
-        image.data[pixel + 3] = 255;
-      }
-      this.ink.putImageData(image, slot, 0);
+      this.inkColumn(found);
+      this.ink.putImageData(this.image, slot, 0);
       this.pitch[slot] = found?.f0 ?? 0;
     }
     this.drawn = newest;
+  }
+
+  inkColumn(found) {
+    const { levels } = this.colours;
+    const pixels = this.image.data;
+    for (let row = 0; row < TAPE_ROWS; row += 1) {
+      const band = Math.floor(this.rows[row]);
+      const part = this.rows[row] - band;
+      let level = 0;
+      if (found) {
+        level = found.mel[found.at + band];
+        if (part > 0) level += Math.round(part * (found.mel[found.at + band + 1] - level));
+      }
+      const colour = levels[level];
+      pixels[4 * row] = colour[0];
+      pixels[4 * row + 1] = colour[1];
+      pixels[4 * row + 2] = colour[2];
+      pixels[4 * row + 3] = 255;
+    }
   }
 
   // Where a column begins: the frame that is heard lies on the right edge.
@@ -166,22 +191,22 @@ class Picture {
     return left + width + (columns * width) / (this.count - 1);
   }
 
-  layTape(newest, position, left, width, height) {
+  layTape(newest, position, left, width, tall) {
     const { pen, tape, count } = this;
     const oldest = newest - count + 1;
     const split = ((oldest % count) + count) % count; // slot of the oldest column
     const one = width / (count - 1);
     const start = this.x(oldest, position, left, width);
     pen.imageSmoothingEnabled = true;
-    pen.drawImage(tape, split, 0, count - split, tape.height, start, 0, (count - split) * one, height);
-    if (split) pen.drawImage(tape, 0, 0, split, tape.height, start + (count - split) * one - 0.5, 0, split * one + 0.5, height);
+    pen.drawImage(tape, split, 0, count - split, tape.height, start, 0, (count - split) * one, tall);
+    if (split) pen.drawImage(tape, 0, 0, split, tape.height, start + (count - split) * one - 0.5, 0, split * one + 0.5, tall);
   }
 
-  y(hz, height) {
-    return height * (1 - mel(hz) / mel(this.track.top));
+  y(hz, pixels) {
+    return pixels * (1 - height(hz) / height(this.track.top));
   }
 
-  line(newest, position, left, width, height) {
+  line(newest, position, left, width, tall) {
     const { pen, pitch, count, scale, colours } = this;
     pen.beginPath();
     let down = false;
@@ -189,8 +214,8 @@ class Picture {
       const hz = pitch[number % count];
       if (hz > 0) {
         const x = this.x(number + 0.5, position, left, width);
-        if (down) pen.lineTo(x, this.y(hz, height));
-        else pen.moveTo(x, this.y(hz, height));
+        if (down) pen.lineTo(x, this.y(hz, tall));
+        else pen.moveTo(x, this.y(hz, tall));
       }
       down = hz > 0;
     }
@@ -203,7 +228,7 @@ class Picture {
     pen.stroke();
   }
 
-  scales(position, left, width, height) {
+  scales(position, left, width, tall) {
     const { pen, scale, colours, track } = this;
     pen.font = `${10 * scale}px ${colours.font}`;
     pen.fillStyle = colours.text;
@@ -211,7 +236,7 @@ class Picture {
     pen.textBaseline = "middle";
     let lastY = Infinity;
     for (const hz of LABELS_HZ) {
-      const y = this.y(hz, height);
+      const y = this.y(hz, tall);
       if (hz > track.top || lastY - y < 14 * scale || y < 14 * scale) continue;
       lastY = y;
       pen.fillText(hz < 1000 ? String(hz) : `${hz / 1000}k`, left - 5 * scale, y);
@@ -225,8 +250,8 @@ class Picture {
     for (let time = Math.max(0, Math.ceil((now - SHOWN_SECONDS) / step) * step); time <= now; time += step) {
       const x = left + width - (now - time) * second;
       if (x < left + 4 * scale || x > left + width - 12 * scale) continue;
-      pen.fillRect(x, height, scale, 3 * scale);
-      pen.fillText(`${time} s`, x, height + 14 * scale);
+      pen.fillRect(x, tall, scale, 3 * scale);
+      pen.fillText(`${time} s`, x, tall + 14 * scale);
     }
   }
 }
