@@ -15,7 +15,7 @@ from typing import Any
 from rvc_spark.audio import open_audio
 from rvc_spark.errors import AudioError, OutputError, RvcSparkError
 from rvc_spark.widgets.controls import clear_uploads, uploads
-from rvc_spark.widgets.studio_parts import Note, file_button, grown, icon_button, line_of_text, row
+from rvc_spark.widgets.studio_parts import Note, file_button, grown, line_of_text, row, small_button
 from rvc_spark.widgets.studio_takes import file_stem
 
 SOUND = "audio/*,video/*"
@@ -79,15 +79,13 @@ class FileChoice:
         self._copies: set[str] = set()
         self.upload = file_button(label, SOUND + (",.safetensors,.json" if speaker_files else ""), words)
         self.path_box = grown(line_of_text(path or "", "or a path", f"{words}; a path on the machine of the kernel"))
-        self.clear_button = icon_button("", "times", "use none; an uploaded copy is deleted")
-        self.clear_button.layout.width = self.clear_button.layout.min_width = "2.6em"
+        self.clear_button = small_button("times", "use none; an uploaded copy is deleted")
         self.note = Note()
-        self.row = row(self.upload, self.path_box, self.clear_button)
+        self.row = row(self.upload, self.path_box, self.clear_button, tight=True)
         self.upload.observe(self._on_upload, "value")
         self.path_box.observe(self._on_path, "value")
         self.clear_button.on_click(lambda _button: self.clear())
-        if path:
-            self.look()
+        self.look()
 
     @property
     def path(self) -> str | None:
@@ -134,6 +132,7 @@ class FileChoice:
 
     def look(self) -> None:
         """Say what the chosen file is, or why it cannot be used."""
+        self.clear_button.layout.display = None if self.path else "none"
         if self.path is None:
             self.note.say("")
             return

@@ -13,7 +13,7 @@ import ipywidgets
 
 from rvc_spark.widgets.controls import button, setting_range, setting_words, tooltip
 
-LABEL = "6.6em"  # of the labels beside controls, so that they stand in one line
+LABEL = "7.4em"  # of the labels beside controls, so that they stand in one line
 STYLE = """<style>
 .rvc-studio{--rvc-line:var(--jp-border-color2,rgba(128,128,128,.35));--rvc-ink:var(--jp-ui-font-color1,inherit);
  --rvc-dim:var(--jp-ui-font-color2,rgba(128,128,128,1));--rvc-accent:var(--jp-brand-color1,#1976d2);
@@ -29,6 +29,8 @@ STYLE = """<style>
  {width:auto;max-width:100%}
 .rvc-row.widget-box{display:flex;flex-flow:row wrap;align-items:center;gap:4px}
 .rvc-row .rvc-grow{flex:1 1 7em;min-width:5em}
+.rvc-tight.widget-box{flex-wrap:nowrap}
+.rvc-tight .widget-text{flex:1 1 3em;min-width:3em}
 .rvc-title{font-weight:600;font-size:1.05em;color:var(--rvc-ink);margin:0 0 2px;line-height:1.3}
 .rvc-title small{font-weight:400;color:var(--rvc-dim);margin-left:.6em;font-size:.85em}
 .rvc-note{font-size:.86em;line-height:1.35;color:var(--rvc-dim);overflow-wrap:anywhere}
@@ -55,7 +57,8 @@ STYLE = """<style>
 .rvc-studio .widget-button{width:auto;min-width:4.6em}
 .rvc-studio .widget-upload{width:auto}
 .rvc-studio .widget-select{width:auto}
-.rvc-studio .widget-accordion{margin:0}
+.rvc-studio .rvc-spark-player{margin:2px 0;min-width:0}
+.rvc-studio .rvc-spark-stage canvas{height:104px}
 </style>"""
 
 
@@ -83,6 +86,14 @@ class Note:
             self.widget.value = value
 
 
+def folded(summary: str, words: list[str]) -> str:
+    """Lines of text behind a summary that opens by a click, as HTML; empty without lines."""
+    if not words:
+        return ""
+    lines = "".join(f"<div>{html.escape(line)}</div>" for line in words)
+    return f"<details><summary>{html.escape(summary)}</summary>{lines}</details>"
+
+
 def card(*parts: Any, wide: bool = False) -> Any:
     """A framed column."""
     box = ipywidgets.VBox(list(parts))
@@ -92,10 +103,12 @@ def card(*parts: Any, wide: bool = False) -> Any:
     return box
 
 
-def row(*parts: Any) -> Any:
-    """Controls side by side, wrapping where it is narrow."""
+def row(*parts: Any, tight: bool = False) -> Any:
+    """Controls side by side, wrapping where it is narrow unless it is tight."""
     box = ipywidgets.HBox(list(parts))
     box.add_class("rvc-row")
+    if tight:
+        box.add_class("rvc-tight")
     return box
 
 
@@ -139,6 +152,13 @@ def line_of_text(value: str, hint: str, words: str, label: str = "") -> Any:
         value=value, placeholder=hint, description=label, continuous_update=False, style=style,
         layout=ipywidgets.Layout(width="auto"), **tooltip(kind, words),
     )  # fmt: skip
+
+
+def small_button(icon: str, words: str) -> Any:
+    """A button that is only a picture."""
+    made = icon_button("", icon, words)
+    made.layout.width, made.layout.min_width, made.layout.flex = "2.6em", "2.6em", "none"
+    return made
 
 
 def icon_button(label: str, icon: str, words: str, style: str = "") -> Any:

@@ -14,8 +14,21 @@ from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.rvc_config import Choice
 from rvc_spark.widgets.controls import tooltip
 from rvc_spark.widgets.engines import READY, ready_engines
+from rvc_spark.widgets.microphone import Microphone
 from rvc_spark.widgets.studio_files import FileChoice
-from rvc_spark.widgets.studio_parts import Note, card, drop_down, grown, icon_button, line_of_text, row, rule, title
+from rvc_spark.widgets.studio_parts import (
+    Note,
+    card,
+    drop_down,
+    folded,
+    grown,
+    icon_button,
+    line_of_text,
+    row,
+    rule,
+    small_button,
+    title,
+)
 
 AUTO = "auto"
 LETTERS_PER_SECOND = 14.5  # of espeak at its usual pace, over English, German and French prose
@@ -48,7 +61,7 @@ class SourceColumn:
         self._make_text(first["text"])
         self._make_engine(first["engine"])
         self.reference = FileChoice(
-            "reference voice", "a recording whose speaker says the text: a few seconds of clear speech",
+            "reference", "a recording whose speaker says the text: a few seconds of clear speech",
             path=first["reference"], folder=folder, speaker_files=True, changed=self._on_reference,
         )  # fmt: skip
         self.transcript_box = line_of_text(
@@ -56,18 +69,19 @@ class SourceColumn:
             "word by word what is said in the reference recording; only for engines that clone",
         )  # fmt: skip
         self.recording = FileChoice(
-            "a recording", "wav, flac, ogg, mp3, m4a or a video; it stays on this machine",
+            "recording", "a file to convert: wav, flac, ogg, mp3, m4a or a video; it stays on this machine",
             path=first["recording"], folder=folder,
         )  # fmt: skip
         self.convert_button = icon_button("Convert", "exchange", "turn the recording into the chosen voice", "primary")
-        self.extra = row()  # where the microphone comes
+        self.microphone = Microphone(self.recording.take)
         self._on_reference()
         self.box = card(
             title("Say a text"), self.text_box, row(grown(self.count.widget), self.speak_button),
-            self.text_note.widget, row(grown(self.engine_choice), self.again_button), self.engine_note.widget,
-            self.reference.row, self.transcript_box, self.reference.note.widget, self.reference_note.widget, rule(),
+            self.text_note.widget, row(grown(self.engine_choice), self.again_button, tight=True), self.engine_list,
+            self.engine_note.widget, self.reference.row, self.transcript_box, self.reference.note.widget,
+            self.reference_note.widget, rule(),
             title("Or convert a recording"), self.recording.row, self.recording.note.widget,
-            row(self.extra, self.convert_button),
+            row(grown(self.microphone), self.convert_button, tight=True),
         )  # fmt: skip
 
     def _make_text(self, text: str) -> None:
@@ -104,9 +118,9 @@ class SourceColumn:
                 f"Choose {', '.join(names)}.",
             )
         self.engine_choice = drop_down("engine", [(name, name) for name in names], engine, ENGINE_WORDS)
-        self.again_button = icon_button("", "refresh", "a server was started or a checkpoint came: who is ready now?")
-        self.again_button.layout.width = self.again_button.layout.min_width = "2.6em"
+        self.again_button = small_button("refresh", "a server was started or a checkpoint came: who is ready now?")
         self.engine_note, self.reference_note = Note(), Note()
+        self.engine_list = ipywidgets.HTML()
         self.survey = found
         self._say_engines()
         self.again_button.on_click(lambda _button: self.refresh_engines())
@@ -127,8 +141,10 @@ class SourceColumn:
         self._say_engines()
 
     def _say_engines(self) -> None:
+        self.engine_note.say("")
         lacking = [f"{name}: {state.reason}" for name, state in self.survey.items() if state.value != READY]
-        self.engine_note.say("not ready: " + "; ".join(lacking) if lacking else "")
+        names = ", ".join(name for name, state in self.survey.items() if state.value != READY)
+        self.engine_list.value = folded(f"not ready: {names}", lacking)
 
     def _on_reference(self) -> None:
         """What each engine can do with the reference, said while there is one."""

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rvc_spark.audio import Audio, EncodeOptions, write_audio
 from rvc_spark.errors import AudioError, ConfigError, OutputError, RvcSparkError, StreamError
-from rvc_spark.infer.sample_store import SampleStore
 from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_init import licensed
+from rvc_spark.streaming.take import TakeStore
 from rvc_spark.widgets.sound import show_audio
 from rvc_spark.widgets.studio_picture import pair_picture
 
@@ -39,40 +37,36 @@ class Spool:
     """Mono samples that arrive in pieces: append from one thread, read from another."""
 
     def __init__(self) -> None:
-        self._store: SampleStore | None = None
-        self._lock = threading.Lock()
+        self._store: TakeStore | None = None
 
     def append(self, piece: Audio) -> None:
         """Add a piece. Raises AudioError when its rate is not that of the pieces before."""
-        with self._lock:
-            if self._store is None:
-                self._store = SampleStore(piece.rate)
-            if piece.rate != self._store.rate:
-                raise AudioError(
-                    f"a piece at {piece.rate} Hz follows pieces at {self._store.rate} Hz",
-                    "Change to a voice of another rate between takes, not within one.",
-                )
-            self._store.append(piece.mono().samples)
+        store = self._store
+        if store is None:
+            store = self._store = TakeStore(piece.rate, 1)
+        if piece.rate != store.rate:
+            raise AudioError(
+                f"a piece at {piece.rate} Hz follows pieces at {store.rate} Hz",
+                "Change to a voice of another rate between takes, not within one.",
+            )
+        store.append(piece.mono().samples[:, None])
 
     @property
     def seconds(self) -> float:
         """How much there is."""
         store = self._store
-        return len(store) / store.rate if store is not None else 0.0
+        return store.seconds if store is not None else 0.0
 
     def audio(self) -> Audio | None:
         """All so far as one sound, None while there is nothing."""
-        with self._lock:
-            if self._store is None or not len(self._store):
-                return None
-            return Audio(np.array(self._store.array()), self._store.rate)
+        store = self._store
+        return store.audio() if store is not None and store.frames else None
 
     def close(self) -> None:
         """Forget the samples."""
-        with self._lock:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
 
 @dataclass(eq=False)

@@ -52,13 +52,13 @@ class VoiceColumn:
         for name, control in self._observed().items():
             control.observe(lambda _change, name=name: self._on_change(name), "value")
         self.reset_button.on_click(lambda _button: self.reset())
-        more = ipywidgets.Accordion(children=[ipywidgets.VBox([*(self.sliders[name] for name in MORE), self.seed])])
-        more.set_title(0, "more")
-        more.selected_index = None
+        self.more = ipywidgets.VBox([*(self.sliders[name] for name in MORE), self.seed])
+        self.more.layout.display = "none"
+        self.more_button.on_click(lambda _button: self._unfold())
         self.box = card(
             title("In this voice"), self.voice_choice, self.voice_note.widget, self.sliders["key"], self.auto_key,
-            *(self.sliders[name] for name in FIRST[1:]), self.f0_method, more, self.other_note.widget,
-            row(self.reset_button), self.note.widget,
+            *(self.sliders[name] for name in FIRST[1:]), self.f0_method, self.more, self.other_note.widget,
+            row(self.more_button, self.reset_button), self.note.widget,
         )  # fmt: skip
 
     def _make_controls(self, usable: list[str], voice: str) -> None:
@@ -82,7 +82,15 @@ class VoiceColumn:
             layout=ipywidgets.Layout(width="auto"), **tooltip(kind, setting_words("seed")),
         )  # fmt: skip
         self.voice_note, self.other_note, self.note = Note(), Note(), Note()
+        self.more_button = icon_button("more", "chevron-down", "formant, autotune and seed, or fold them away again")
         self.reset_button = icon_button("back to defaults", "undo", "every setting of this column but the voice")
+
+    def _unfold(self) -> None:
+        folded = self.more.layout.display == "none"
+        self.more.layout.display = None if folded else "none"
+        self.more_button.description, self.more_button.icon = (
+            ("less", "chevron-up") if folded else ("more", "chevron-down")
+        )
 
     def _observed(self) -> dict[str, Any]:
         return {
