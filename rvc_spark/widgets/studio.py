@@ -18,13 +18,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 from IPython.display import display
 
+from rvc_spark.audio import Audio
 from rvc_spark.errors import ConfigError, RvcSparkError, StreamError, TextError
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_init import DEFAULT_SENTENCE, DEFAULT_VOICE
@@ -34,7 +35,7 @@ from rvc_spark.widgets.studio_match import Match, match_loudness, with_gain
 from rvc_spark.widgets.studio_parts import STYLE
 from rvc_spark.widgets.studio_run import Run
 from rvc_spark.widgets.studio_source import AUTO, SourceColumn
-from rvc_spark.widgets.studio_takes import FAILED, STOPPED, WORKING, StudioTake, TakeList, file_stem
+from rvc_spark.widgets.studio_takes import FAILED, STOPPED, StudioTake, TakeList, file_stem
 from rvc_spark.widgets.studio_verbs import ConvertRequest, Making, Sounding, SpeakRequest, StudioVerbs
 from rvc_spark.widgets.studio_voice import DEFAULTS, VoiceColumn
 
@@ -63,10 +64,9 @@ class Studio:
         own = {**OWN, **own}
         self.takes = TakeList()
         self._run: Run | None = None
-        self._request: SpeakRequest | None = None
         self._sounding: Sounding | None = None
         self._shown: StudioTake | None = None
-        self._ticking = False
+        self._ticking = self._hurried = False
         self._loop = _running_loop()
         self.source = SourceColumn(own, self._verbs.survey, lambda: self._verbs.folder() / "uploads")
         self.voice = VoiceColumn(self._verbs.voices(), own["voice"], DEFAULTS.changed(**settings), self._on_setting)
@@ -93,6 +93,7 @@ class Studio:
         listen.name_box.observe(lambda _change: self._on_renamed(), "value")
 
     def _ipython_display_(self) -> None:
+        threading.Thread(target=self._verbs.warm, args=(self.voice.voice,), name="studio warm", daemon=True).start()
         display(self.box)
 
     def __repr__(self) -> str:
@@ -126,16 +127,16 @@ class Studio:
 
     def _on_setting(self, changed: dict[str, Any]) -> None:
         """A setting was changed: while a text is being spoken it holds from the next sentence on."""
-        run, request = self._run, self._request
-        if run is None or request is None or run.take.state != WORKING:
+        run = self._run
+        if run is None or run.take.kind != "speech" or run.take.over.is_set():
             return
+        chosen = self.voice.checked_settings()
         try:
-            now = replace(request, voice=self.voice.voice, settings=self.voice.checked_settings())
-            run.change(now)
+            told = {*changed, *(("key", "auto_key") if {"key", "auto_key"} & set(changed) else ())}  # they add up
+            run.change(changed.get("voice"), {name: value for name, value in chosen.items() if name in told})
         except RvcSparkError as error:
             show_refusal(self.source, self.voice, self.listen, error, run.take.kind)
             return
-        self._request = now
         run.take.changes.append((run.take.seconds, dict(changed)))
         told = ", ".join(f"{name} {value}" for name, value in changed.items())
         self.voice.note.say(f"from the next sentence on: {told}")
@@ -156,9 +157,7 @@ class Studio:
             words, self.voice.voice, own["engine"], own["reference"], own["transcript"] if own["reference"] else None,
             self.voice.checked_settings(),
         )  # fmt: skip
-        take = self._begin("speech", lambda: self._verbs.speak(request))
-        self._request = request
-        return take
+        return self._begin("speech", lambda: self._verbs.speak(request))
 
     def convert(self, recording: str | Path | None = None, **chosen: Any) -> StudioTake:
         """Begin to convert the chosen recording; else as `speak`. Raises StreamError when there is no recording."""
@@ -172,28 +171,36 @@ class Studio:
     def _begin(self, kind: str, make: Callable[[], Making]) -> StudioTake:
         self.stop()
         clear_refusals(self.source, self.voice, self.listen)
-        take = StudioTake(self.takes.next_name(), kind, self.settings(), while_waiting=self._refresh)
-        self._run, self._request = Run(take, make, self._play), None
-        told = self.takes.add(take)
-        self.listen.take_note.say(told)
+        take = StudioTake(self.takes.next_name(), kind, self.settings(), while_waiting=self._waited_for)
+        self._run = run = Run(take, make)
+        take.stop = self.stop
+        self.listen.take_note.say(self.takes.add(take))
         self._show(take)
-        self._run.start()
+        self._hear(run.pieces(), take.name)
         self._refresh()
         self._tick_soon()
         return take
 
-    def _play(self, pieces: Any, title: str) -> Sounding:
-        self._sounding = sounding = self._verbs.play(pieces, title, self.player)
-        return sounding
+    def _hear(self, pieces: Any, title: str) -> None:
+        self._hurried = False
+        self._sounding = self._verbs.play(pieces, title, self.player)
 
     def stop(self) -> None:
-        """End the work and the sound, at once and from any thread. What was made so far stays."""
+        """End the work and the sound, from any thread. What was made so far stays."""
         if self._run is not None:
             self._run.stop()
         if self._sounding is not None:
             self._sounding.stop()
         if threading.current_thread() is threading.main_thread():
             self._refresh()
+
+    def _waited_for(self) -> None:
+        """Somebody waits for the end: it need not keep to the pace of the player, and what came is shown."""
+        if not self._hurried and self._sounding is not None:
+            self._hurried = True
+            with suppress(RvcSparkError):  # what it fails with is in the take
+                self._sounding.wait(0.0)
+        self._refresh()
 
     # -------------------------------------------------------------------------------------------------- showing
 
@@ -228,7 +235,7 @@ class Studio:
         if not take.over.is_set():
             self.listen.say("working", _progress(run))
             return
-        self._run = self._request = None
+        self._run = None
         if take.state == FAILED and take.error is not None:
             show_refusal(self.source, self.voice, self.listen, take.error, take.kind)
         elif take.state == STOPPED:
@@ -259,7 +266,7 @@ class Studio:
     def play(self, take: StudioTake | None = None) -> None:
         """Play a take again, at its own level. Raises StreamError (no take, no sound yet)."""
         take = take or self.chosen_take()
-        self._hear(take.audio, take.name)
+        self._play_alone(take.audio, take.name)
 
     def compare(self, which: str, take: StudioTake | None = None) -> Match:
         """Play "source" or "result" of a take, both brought to the same loudness. Returns the gains.
@@ -273,12 +280,12 @@ class Studio:
         match = match_loudness(*sounds.values())
         gain = dict(zip(sounds, match.gains, strict=True))[which]
         self.listen.match_note.say(match.words(("source", "result")))
-        self._hear(with_gain(sounds[which], gain), f"{take.name}, {which}")
+        self._play_alone(with_gain(sounds[which], gain), f"{take.name}, {which}")
         return match
 
-    def _hear(self, sound: Any, title: str) -> None:
+    def _play_alone(self, sound: Audio, title: str) -> None:
         self.stop()
-        self._play(iter([sound]), title)
+        self._hear(sound, title)
 
     def keep(self, take: StudioTake | None = None, path: str | Path | None = None) -> Path:
         """Write a take and its settings; into the folder and format chosen on the screen unless a path is given.
