@@ -34,6 +34,14 @@ class Step:
     wait: float | None = None
 
 
+def check_lead(lead: float) -> None:
+    """Raises StreamError (a lead outside LEAST_LEAD to MAX_LEAD seconds)."""
+    if not LEAST_LEAD <= lead <= MAX_LEAD:
+        raise StreamError(
+            f"a lead of {lead!r} s is outside {LEAST_LEAD:g} to {MAX_LEAD:g} s", "Use 0.3 here, 1 far away."
+        )
+
+
 class Pacer:
     """Paces frames of one stream.
 
@@ -43,10 +51,7 @@ class Pacer:
 
     def __init__(self, rate: int, lead: float = 0.3) -> None:
         """Raises StreamError (a lead outside LEAST_LEAD to MAX_LEAD seconds)."""
-        if not LEAST_LEAD <= lead <= MAX_LEAD:
-            raise StreamError(
-                f"a lead of {lead!r} s is outside {LEAST_LEAD:g} to {MAX_LEAD:g} s", "Use 0.3 here, 1 far away."
-            )
+        check_lead(lead)
         self.rate = rate
         self.lead = lead
         self.prebuffer = PREBUFFER_SHARE * lead

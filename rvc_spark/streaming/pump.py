@@ -21,6 +21,7 @@ from rvc_spark.errors import StreamError
 from rvc_spark.streaming.chunk import Gap
 from rvc_spark.streaming.intake import Intake
 from rvc_spark.streaming.outlet import Outlet
+from rvc_spark.streaming.pacer import check_lead
 from rvc_spark.streaming.sinks import Feedback, Sink, Words
 from rvc_spark.streaming.stats import StreamStats
 from rvc_spark.streaming.take import TakeStore
@@ -39,6 +40,7 @@ class PumpOptions:
     title: str = ""
 
     def __post_init__(self) -> None:
+        check_lead(self.lead)
         if not self.ahead > 0:
             raise StreamError(f"ahead={self.ahead!r} s lets nothing be made", "Use a number of seconds above 0, or 60.")
 
@@ -252,6 +254,8 @@ class Pump:
 
     def _send_all(self) -> None:
         with self._sending:
+            for sink in self._sinks:
+                sink.prepare()
             while not self._why:
                 seen = self._count
                 wait = self._send_due()

@@ -69,6 +69,9 @@ class Sink(Protocol):
 
     paced: bool
 
+    def prepare(self) -> None:
+        """Called at the start, while the producer is at its first sound: the time to load what will be needed."""
+
     def begin(self, info: RunInfo) -> None:
         """Called once, before the first packet."""
 
@@ -98,6 +101,9 @@ class QuietSink:
     """A sink that shows nothing and has nothing to say; the base of those that only take samples."""
 
     paced = False
+
+    def prepare(self) -> None:
+        """Nothing to load."""
 
     def begin(self, info: RunInfo) -> None:
         """Keep what is known."""

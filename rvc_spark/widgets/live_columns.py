@@ -88,3 +88,8 @@ class LiveColumns:
         if not window.any():
             return np.zeros(BLOCK, np.float32)
         return pm_f0(window)[BEFORE : BEFORE + BLOCK].astype(np.float32)
+
+
+def warm_up() -> None:
+    """Load what the first columns need."""
+    LiveColumns(SAMPLE_RATE).push(np.ones((SAMPLE_RATE // 2, 1), np.float32))

@@ -23,7 +23,7 @@ from rvc_spark.audio_encode import Quantiser
 from rvc_spark.errors import StreamError
 from rvc_spark.streaming.page_source import packed_module, player_style
 from rvc_spark.streaming.sinks import Feedback, Packet, RunInfo, Words
-from rvc_spark.widgets.live_columns import BANDS, HOP_SECONDS, LiveColumns
+from rvc_spark.widgets.live_columns import BANDS, HOP_SECONDS, LiveColumns, warm_up
 
 FORMATS = ("auto", "f32", "i16")
 REPEAT_AFTER = (0.25, 0.8, 2.0)  # seconds after the first packet, while no page has answered
@@ -73,6 +73,11 @@ class LivePlayer(anywidget.AnyWidget):
         self.on_msg(self._heard)
 
     # ---- a sink ------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Praat loads in a tenth of a second, which the first packet need not wait for."""
+        if self.spectrogram:
+            warm_up()
 
     def begin(self, info: RunInfo) -> None:
         """A new run; the page forgets the one before."""

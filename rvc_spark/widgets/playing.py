@@ -27,16 +27,18 @@ from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
 from rvc_spark.audio import EncodeOptions
+from rvc_spark.errors import StreamError
 from rvc_spark.streaming.page_watch import PageWatch
 from rvc_spark.streaming.pump import Pump, PumpOptions
 from rvc_spark.streaming.sinks import FileSink
 from rvc_spark.streaming.stats import StreamStats
 from rvc_spark.widgets.player import LivePlayer, in_colab
-from rvc_spark.widgets.take_view import Take, take_of
+from rvc_spark.widgets.take_view import Take
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 STAMP_SECONDS = 0.1
 LEAD_HERE, LEAD_FAR = 0.3, 1.0  # seconds; on Colab messages travel through a proxy
+STARTS_WITHIN = 0.6  # seconds; a page whose sound is not on by then waits for a click
 EXIT_SECONDS = 0.3  # for threads to end when Python ends; they are daemons, and whatever is left is cut off
 
 
@@ -52,6 +54,7 @@ class PlayOptions:
         alone: stop what another call plays, so that one thing is heard at a time.
         player: a player that is shown elsewhere already, such as in a panel; None shows a new one in this cell.
         on_save: called with the take when a person presses Save; the page keeps a file of its own either way.
+        on_end: called on the main thread, once it is free, when all was heard or it was stopped.
     """
 
     lead: float | None = None
@@ -61,6 +64,7 @@ class PlayOptions:
     alone: bool = True
     player: LivePlayer | None = None
     on_save: Callable[[Take], Any] | None = None
+    on_end: Callable[[Playing], Any] | None = None
 
 
 _playing: weakref.WeakSet[Playing] = weakref.WeakSet()  # what is heard in this kernel now
@@ -79,7 +83,7 @@ def play(
         save: also write this file while it is made; it has its name when the stream came to its end.
         wait: return when everything is made.
         options, **changes: a `PlayOptions`, and its fields by name: lead, ahead, spectrogram, format, alone, player,
-            on_save.
+            on_save, on_end.
 
     Raises StreamError (nothing that can be played, an option out of range), OutputError (save); with `wait` also what
     the producer raises.
@@ -119,6 +123,7 @@ class Playing:
         self._began = time.monotonic()
         self._shown = threading.Lock()  # taken once, by whoever replaces the player
         self._left_behind = False
+        self._take: Take | None = None
 
     # ---- what one does with it ---------------------------------------------------------------------------------------
 
@@ -162,7 +167,11 @@ class Playing:
     @property
     def take(self) -> Take:
         """What was made so far. Raises StreamError before the first sound."""
-        return take_of(self._pump.take, self.title, self._pump.gaps, self._pump.stats)
+        if self._pump.take is None:
+            raise StreamError(f"nothing is made ({self.state})", "Wait for the first sound: playing.wait().")
+        if self._take is None:
+            self._take = Take(self._pump.take, self.title, self._pump.gaps, self._pump.stats)
+        return self._take
 
     @property
     def state(self) -> str:
@@ -191,6 +200,7 @@ class Playing:
         if self.player is not None and self.player is not self.options.player:
             data, metadata = _view(self.player)
             self._handle = display(data, metadata=metadata, raw=True, display_id=True)
+        self._began = time.monotonic()
         self._pump.start()
         if self._loop is not None and self.player is not None:
             self._beat()
@@ -231,7 +241,8 @@ class Playing:
         if news.ticks != self._ticks:
             self._ticks = news.ticks
             self._watch.tick(time.monotonic())
-        self._pump.hold(news.state == "suspended")
+        waited = time.monotonic() - self._began > STARTS_WITHIN
+        self._pump.hold(news.state == "suspended" and waited)
         self._pump.nudge()
 
     # ---- what stays --------------------------------------------------------------------------------------------------
@@ -239,12 +250,17 @@ class Playing:
     def _ended(self) -> None:
         """Called by the sending thread at the very end. Outputs are for the main thread, as soon as it is free."""
         _playing.discard(self)
-        if self._loop is None or self._handle is None:
+        if self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._leave_behind, context=self._context)
+            self._loop.call_soon_threadsafe(self._settle, context=self._context)
         except RuntimeError:
             return  # the loop is closed: the kernel is going down
+
+    def _settle(self) -> None:
+        self._leave_behind()
+        if self.options.on_end is not None:
+            self.options.on_end(self)
 
     def _leave_behind(self) -> None:
         """Put the take where the player is; beside the player, for those who cannot show widgets, while it plays on."""

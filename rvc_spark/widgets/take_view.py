@@ -10,14 +10,13 @@ import base64
 import html
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rvc_spark.audio import Audio, EncodeOptions, open_writer, read_audio
-from rvc_spark.errors import StreamError
 from rvc_spark.infer.mel import hz_to_mel
 from rvc_spark.infer.pitch_trackers import HOP, SAMPLE_RATE, pm_f0
 from rvc_spark.streaming.chunk import Gap
@@ -37,15 +36,16 @@ F0_COLOUR = (0, 114, 178)  # the blue that `plots` draws results with
 class Take:
     """Everything that was made so far, in a store that may still grow.
 
-    Attributes: `rate` (Hz), `title`, `gaps` (sentences that are missing).
+    Attributes: `rate` (Hz), `title`, `gaps` (sentences that are missing; the list may still grow).
     """
 
-    def __init__(self, store: TakeStore, title: str, gaps: tuple[Gap, ...], stats: Callable[[], StreamStats]) -> None:
+    def __init__(self, store: TakeStore, title: str, gaps: Sequence[Gap], stats: Callable[[], StreamStats]) -> None:
         self.rate = store.rate
         self.title = title
         self.gaps = gaps
         self._store = store
         self._stats = stats
+        self._drawn = (0, "")  # frames, and the markup of the player that holds them
 
     @property
     def seconds(self) -> float:
@@ -86,17 +86,22 @@ class Take:
         return f"{name}{self.seconds:.2f} s at {self.rate} Hz ({self._stats()})"
 
     def _repr_html_(self) -> str:
-        player, heard = static_player(self)
-        picture = take_picture(heard)
-        address = base64.b64encode(picture).decode("ascii")
-        words = "Mel spectrogram to 8 kHz with the line of the pitch (f0)"
         missing = [f"sentence {gap.sentence + 1} is missing: {gap.error}" for gap in self.gaps[:SHOWN_GAPS]]
         notes = "".join(f"<div>{html.escape(line)}</div>" for line in [str(self._stats()), *missing])
-        return (
-            f'<div><img alt="{words}" style="display:block;width:100%;max-width:36em;height:5em" '
-            f'src="data:image/png;base64,{address}">{player._repr_html_()}'
-            f'<div style="font:0.8em sans-serif;opacity:0.75">{notes}</div></div>'
-        )
+        return f'<div>{self._sound()}<div style="font:0.8em sans-serif;opacity:0.75">{notes}</div></div>'
+
+    def _sound(self) -> str:
+        frames = self._store.frames
+        if self._drawn[0] != frames:
+            player, heard = static_player(self)
+            address = base64.b64encode(take_picture(heard)).decode("ascii")
+            words = "Mel spectrogram to 8 kHz with the line of the pitch (f0)"
+            picture = (
+                f'<img alt="{words}" style="display:block;width:100%;max-width:36em;height:5em" '
+                f'src="data:image/png;base64,{address}">'
+            )
+            self._drawn = (frames, picture + player._repr_html_())
+        return self._drawn[1]
 
 
 def static_player(take: Take) -> tuple[SoundPlayer, Audio]:
@@ -118,7 +123,7 @@ def take_picture(sound: Audio) -> bytes:
     top = min(TOP_HZ, sound.rate / 2)
     picture = mel_picture(samples, sound.rate, top_hz=top, columns=COLUMNS, bands=BANDS)
     levels = np.rint((picture.levels - FLOOR_DB) / -FLOOR_DB * (GREYS - 1)).astype(np.uint8)  # [bands, columns]
-    f0 = pm_f0(sound.mono().resampled(SAMPLE_RATE).samples.astype(np.float64)) if sound.seconds > 0.1 else np.zeros(0)
+    f0 = _pitch(sound)
     for column in range(levels.shape[1]):
         frame = round((column + 0.5) * picture.step * SAMPLE_RATE / HOP)
         if frame < len(f0) and 0 < f0[frame] < top:
@@ -126,6 +131,13 @@ def take_picture(sound: Audio) -> bytes:
             levels[max(0, band - 1) : band + 1, column] = GREYS
     shades = np.linspace(255, 20, GREYS).astype(np.uint8)
     return _png(levels[::-1], np.vstack([np.repeat(shades[:, None], 3, axis=1), F0_COLOUR]).astype(np.uint8))
+
+
+def _pitch(sound: Audio) -> np.ndarray:
+    """Hz per 10 ms, second by second: Praat lets no other thread run, and one of them may be playing."""
+    samples = sound.mono().resampled(SAMPLE_RATE).samples.astype(np.float64)
+    starts = range(0, len(samples), SAMPLE_RATE)
+    return np.concatenate([pm_f0(samples[start : start + SAMPLE_RATE]) for start in starts])
 
 
 def _png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
@@ -139,10 +151,3 @@ def _png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     body = part(b"IHDR", header) + part(b"PLTE", palette.tobytes()) + part(b"IDAT", zlib.compress(rows.tobytes(), 9))
     return b"\x89PNG\r\n\x1a\n" + body + part(b"IEND", b"")
-
-
-def take_of(store: TakeStore | None, title: str, gaps: list[Gap], stats: Callable[[], StreamStats]) -> Take:
-    """The take of a stream. Raises StreamError (nothing has come yet)."""
-    if store is None:
-        raise StreamError("nothing has been made yet", "Wait for the first sound: playing.wait().")
-    return Take(store, title, tuple(gaps), stats)
