@@ -29,10 +29,11 @@ from rvc_spark.audio import Audio
 from rvc_spark.errors import ConfigError, RvcSparkError, StreamError, TextError
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_init import DEFAULT_SENTENCE, DEFAULT_VOICE
-from rvc_spark.widgets.studio_errors import clear_refusals, show_refusal
-from rvc_spark.widgets.studio_listen import ListenColumn
+from rvc_spark.widgets.studio_errors import Places
+from rvc_spark.widgets.studio_files import about_file
+from rvc_spark.widgets.studio_listen import ListenColumn, TakesCard
 from rvc_spark.widgets.studio_match import Match, match_loudness, with_gain
-from rvc_spark.widgets.studio_parts import STYLE
+from rvc_spark.widgets.studio_parts import STYLE, side_by_side
 from rvc_spark.widgets.studio_run import Run
 from rvc_spark.widgets.studio_source import AUTO, SourceColumn
 from rvc_spark.widgets.studio_takes import FAILED, STOPPED, StudioTake, TakeList, file_stem
@@ -71,26 +72,26 @@ class Studio:
         self.source = SourceColumn(own, self._verbs.survey, lambda: self._verbs.folder() / "uploads")
         self.voice = VoiceColumn(self._verbs.voices(), own["voice"], DEFAULTS.changed(**settings), self._on_setting)
         self.player = self._verbs.player()
-        self.listen = ListenColumn(self.player)
-        self.listen.place_box.value = str(self._verbs.folder() / "takes")
-        columns = ipywidgets.HBox([self.source.box, self.voice.box, self.listen.box])
-        columns.add_class("rvc-columns")
-        self.box = ipywidgets.VBox([ipywidgets.HTML(STYLE), columns])
+        self.listen, self.shelf = ListenColumn(self.player), TakesCard(str(self._verbs.folder() / "takes"))
+        self._places = Places(self.source, self.voice, self.listen, self.shelf)
+        chosen_side = side_by_side(side_by_side(self.source.box, self.voice.box), self.shelf.box, kind="rvc-side")
+        self.box = ipywidgets.VBox([ipywidgets.HTML(STYLE), side_by_side(chosen_side, self.listen.box)])
         self.box.add_class("rvc-studio")
         self._wire()
 
     def _wire(self) -> None:
-        listen = self.listen
-        for control, work in (
-            (self.source.speak_button, self.speak), (self.source.convert_button, self.convert),
-            (listen.play_button, self.play), (listen.keep_button, self.keep), (listen.delete_button, self.delete),
-            (listen.source_button, lambda: self.compare("source")),
-            (listen.result_button, lambda: self.compare("result")),
+        listen, shelf = self.listen, self.shelf
+        for control, kind, work in (
+            (self.source.speak_button, "speech", self.speak), (self.source.convert_button, "conversion", self.convert),
+            (shelf.play_button, "take", self.play), (shelf.keep_button, "take", self.keep),
+            (shelf.delete_button, "take", self.delete),
+            (listen.source_button, "take", lambda: self.compare("source")),
+            (listen.result_button, "take", lambda: self.compare("result")),
         ):  # fmt: skip
-            control.on_click(lambda _button, work=work: self._clicked(work))
+            control.on_click(lambda _button, work=work, kind=kind: self._clicked(kind, work))
         listen.stop_button.on_click(lambda _button: self.stop())
-        listen.take_list.observe(lambda _change: self._on_chosen(), "value")
-        listen.name_box.observe(lambda _change: self._on_renamed(), "value")
+        shelf.take_list.observe(lambda _change: self._on_chosen(), "value")
+        shelf.name_box.observe(lambda _change: self._on_renamed(), "value")
 
     def _ipython_display_(self) -> None:
         threading.Thread(target=self._verbs.warm, args=(self.voice.voice,), name="studio warm", daemon=True).start()
@@ -135,7 +136,7 @@ class Studio:
             told = {*changed, *(("key", "auto_key") if {"key", "auto_key"} & set(changed) else ())}  # they add up
             run.change(changed.get("voice"), {name: value for name, value in chosen.items() if name in told})
         except RvcSparkError as error:
-            show_refusal(self.source, self.voice, self.listen, error, run.take.kind)
+            self._places.refuse(error, run.take.kind)
             return
         run.take.changes.append((run.take.seconds, dict(changed)))
         told = ", ".join(f"{name} {value}" for name, value in changed.items())
@@ -160,21 +161,25 @@ class Studio:
         return self._begin("speech", lambda: self._verbs.speak(request))
 
     def convert(self, recording: str | Path | None = None, **chosen: Any) -> StudioTake:
-        """Begin to convert the chosen recording; else as `speak`. Raises StreamError when there is no recording."""
+        """Begin to convert the chosen recording; else as `speak`.
+
+        Raises StreamError (no recording was chosen), AudioError (it is not there or no sound), ConfigError.
+        """
         self.set(**({} if recording is None else {"recording": str(recording)}), **chosen)
         path = self.source.recording.path
         if path is None:
             raise StreamError("no recording was chosen", "Upload one, give its path, or record one.")
+        about_file(Path(path).expanduser())  # refused before anything that plays is stopped for it
         request = ConvertRequest(str(Path(path).expanduser()), self.voice.voice, self.voice.checked_settings())
         return self._begin("conversion", lambda: self._verbs.convert(request))
 
     def _begin(self, kind: str, make: Callable[[], Making]) -> StudioTake:
         self.stop()
-        clear_refusals(self.source, self.voice, self.listen)
+        self._places.clear()
         take = StudioTake(self.takes.next_name(), kind, self.settings(), while_waiting=self._waited_for)
         self._run = run = Run(take, make)
         take.stop = self.stop
-        self.listen.take_note.say(self.takes.add(take))
+        self.shelf.note.say(self.takes.add(take))
         self._show(take)
         self._hear(run.pieces(), take.name)
         self._refresh()
@@ -204,16 +209,15 @@ class Studio:
 
     # -------------------------------------------------------------------------------------------------- showing
 
-    def _clicked(self, work: Callable[[], Any]) -> None:
+    def _clicked(self, kind: str, work: Callable[[], Any]) -> None:
         """Do what a button is for, in the main thread; a refusal is shown in words where it belongs."""
         if threading.current_thread() is not threading.main_thread() and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._clicked, work)  # the front end asked on a subshell of the kernel
+            self._loop.call_soon_threadsafe(self._clicked, kind, work)  # it came on a subshell of the kernel
             return
         try:
             work()
         except RvcSparkError as error:
-            kind = "conversion" if work == self.convert else "speech"
-            show_refusal(self.source, self.voice, self.listen, error, kind)
+            self._places.refuse(error, kind)
 
     def _tick_soon(self) -> None:
         if self._loop is not None and not self._ticking and not self._loop.is_closed():
@@ -237,7 +241,7 @@ class Studio:
             return
         self._run = None
         if take.state == FAILED and take.error is not None:
-            show_refusal(self.source, self.voice, self.listen, take.error, take.kind)
+            self._places.refuse(take.error, take.kind)
         elif take.state == STOPPED:
             self.listen.say("idle", f"stopped after {take.seconds:.1f} s of sound")
         else:
@@ -248,12 +252,11 @@ class Studio:
 
     def _show(self, take: StudioTake | None) -> None:
         self._shown = take
-        self.listen.list_takes(self.takes, take)
+        self.shelf.show(self.takes, take)
         self.listen.show_take(take)
-        self.listen.match_note.say("")
 
     def _on_chosen(self) -> None:
-        place = self.listen.take_list.value
+        place = self.shelf.take_list.value
         if place is not None and place < len(self.takes) and self.takes[place] is not self._shown:
             self._show(self.takes[place])
 
@@ -294,11 +297,11 @@ class Studio:
         """
         take = take or self.chosen_take()
         if path is None:
-            folder = Path(self.listen.place_box.value.strip() or self._verbs.folder() / "takes").expanduser()
-            path = _free_name(folder, file_stem(take.name), self.listen.format_choice.value)
+            folder = Path(self.shelf.place_box.value.strip() or self._verbs.folder() / "takes").expanduser()
+            path = _free_name(folder, file_stem(take.name), self.shelf.format_choice.value)
         kept = take.export(path)
-        self.listen.take_note.say(f"kept: {kept}, and its settings as .json")
-        self.listen.list_takes(self.takes, self._shown)
+        self.shelf.note.say(f"kept: {kept}, and its settings as .json")
+        self.shelf.show(self.takes, self._shown)
         return kept
 
     def delete(self, take: StudioTake | None = None) -> None:
@@ -307,7 +310,7 @@ class Studio:
         if self._run is not None and self._run.take is take:
             self.stop()
         self.takes.remove(take)
-        self.listen.take_note.say(f"{take.name} is forgotten")
+        self.shelf.note.say(f"{take.name} is forgotten")
         self._show(self.takes[-1] if len(self.takes) else None)
 
     def rename(self, name: str, take: StudioTake | None = None) -> None:
@@ -317,9 +320,9 @@ class Studio:
         self._show(take)
 
     def _on_renamed(self) -> None:
-        name = self.listen.name_box.value
+        name = self.shelf.name_box.value
         if self._shown is not None and name != self._shown.name:
-            self._clicked(lambda: self.rename(name))
+            self._clicked("take", lambda: self.rename(name))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,6 +1,6 @@
-"""The studio's right column: what is happening, the player, what came out, and the takes that are kept.
+"""The studio's right column: what is happening, the player, and what came out; and the card of takes beside it.
 
-It shows takes; what its buttons do is the studio's business.
+Both show takes; what their buttons do is the studio's business.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from rvc_spark.widgets.studio_takes import EXPORT_FORMATS, NAME_LETTERS, StudioT
 from rvc_spark.widgets.tables import Table
 
 EMPTY = "Press Speak: what is said and what comes of it appear here, side by side."
-STAGES = {  # timing -> its name, and the format of its value
-    "first": ("first sound after", "{:.2f} s"),
-    "made": ("all made after", "{:.2f} s"),
-    "tts": ("speech", "{:.2f} s"),
-    "rvc": ("conversion", "{:.2f} s"),
-    "real_time_factor": ("real-time factor", "{:.2f}"),
+LATER = "The picture comes when everything is made."
+NO_PICTURE = "There is no source to compare this take with."
+STAGES = {  # timing -> its name, the format of its value, what it means
+    "first": ("first sound", "{:.2f} s", "from pressing the button until something could be heard"),
+    "made": ("all", "{:.2f} s", "from pressing the button until everything was made"),
+    "tts": ("speech", "{:.2f} s", "work of the speech engine"),
+    "rvc": ("conversion", "{:.2f} s", "work of the voice conversion"),
+    "real_time_factor": ("real-time factor", "{:.2f}", "time taken per second of sound; below 1 is faster than speaking"),
 }
 STATE_KINDS = {"idle": "", "working": "rvc-working", "done": "rvc-done", "failed": "rvc-bad"}
 CONSENT = (
@@ -33,7 +35,7 @@ CONSENT = (
 
 
 class ListenColumn:
-    """Status, player, picture, stages, comparison, takes, engines."""
+    """Status, player, picture, stages, comparison, engines."""
 
     def __init__(self, player: Any | None) -> None:
         self.status = ipywidgets.HTML()
@@ -41,23 +43,47 @@ class ListenColumn:
         self.picture, self.stages, self.engines = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.source_button = icon_button("A: source", "user-o", "play what was converted, at matched loudness")
         self.result_button = icon_button("B: result", "user", "play the result, at matched loudness")
-        self.match_note, self.take_note = Note(), Note()
-        self._make_take_controls()
+        self.match_note = Note()
         parts = [row(grown(self.status), self.stop_button)]
         parts += [player] if player is not None else []
         parts += [
             self.picture, self.stages, row(self.source_button, self.result_button, grown(self.match_note.widget)),
-            self.take_list, row(grown(self.name_box), self.play_button, self.delete_button),
-            row(self.format_choice, grown(self.place_box), self.keep_button), self.take_note.widget, self.engines,
+            self.engines,
         ]  # fmt: skip
         self.box = card(title("Listen"), *parts, wide=True)
         self.say("idle", "ready")
         self.show_take(None)
 
-    def _make_take_controls(self) -> None:
+    def say(self, state: str, words: str) -> None:
+        """The line that says what is happening. state: idle, working, done or failed."""
+        kind = STATE_KINDS[state]
+        value = f'<div class="rvc-status {kind}" role="status"><i class="rvc-dot"></i>{html.escape(words)}</div>'
+        if self.status.value != value:
+            self.status.value = value
+
+    def show_take(self, take: StudioTake | None) -> None:
+        """Picture, stages and engines of a take; invitations where there is none."""
+        self.stages.value = stages_html(take) if take else ""
+        self.engines.value = engines_html(take.engines if take else {})
+        self.match_note.say("")
+        if take is not None and take.picture is not None:
+            address = base64.b64encode(take.picture).decode("ascii")
+            alt = html.escape(take.picture_words)
+            self.picture.value = (
+                f'<div class="rvc-picture"><img alt="{alt}" title="{alt}" src="data:image/png;base64,{address}"></div>'
+            )
+            return
+        words = EMPTY if take is None else NO_PICTURE if take.over.is_set() else LATER
+        self.picture.value = f'<div class="rvc-picture rvc-empty"><span>{words}</span></div>'
+
+
+class TakesCard:
+    """The list of takes, and what can be done with the chosen one."""
+
+    def __init__(self, folder: str) -> None:
         kind = ipywidgets.Select
         self.take_list = kind(
-            options=[], rows=3, layout=ipywidgets.Layout(width="auto"),
+            options=[], rows=4, layout=ipywidgets.Layout(width="auto"),
             **tooltip(kind, "what was made, newest first; the chosen one is shown, compared, renamed, kept or deleted"),
         )  # fmt: skip
         self.name_box = line_of_text("", "name of the take", f"rename the chosen take: up to {NAME_LETTERS} letters")
@@ -69,42 +95,23 @@ class ListenColumn:
         )  # fmt: skip
         self.format_choice.style.description_width = "0"
         self.format_choice.layout.width = "5.2em"
-        self.place_box = line_of_text("", "folder", "folder of the kernel's machine where kept takes are written")
+        self.place_box = line_of_text(folder, "folder", "folder of the kernel's machine where kept takes are written")
         self.keep_button = icon_button("Keep", "save", "write the chosen take and its settings into the folder")
+        self.note = Note()
+        self.box = card(
+            title("Takes"), self.take_list, row(grown(self.name_box), self.play_button, self.delete_button),
+            row(self.format_choice, grown(self.place_box), self.keep_button), self.note.widget,
+        )  # fmt: skip
 
-    def say(self, state: str, words: str) -> None:
-        """The line that says what is happening. state: idle, working, done or failed."""
-        kind = STATE_KINDS[state]
-        value = f'<div class="rvc-status {kind}" role="status"><i class="rvc-dot"></i>{html.escape(words)}</div>'
-        if self.status.value != value:
-            self.status.value = value
-
-    def list_takes(self, takes: TakeList, chosen: StudioTake | None) -> None:
-        """Fill the list, newest first."""
+    def show(self, takes: TakeList, chosen: StudioTake | None) -> None:
+        """Fill the list, newest first, with one chosen."""
         rows = [(take_line(take), number) for number, take in reversed(list(enumerate(takes)))]
-        held = [take for take in takes if take is chosen]
-        place = list(takes).index(held[0]) if held else None
+        place = next((number for number, take in enumerate(takes) if take is chosen), None)
         if tuple(self.take_list.options) != tuple(rows):
             self.take_list.options = rows
         if self.take_list.value != place:
             self.take_list.value = place
-
-    def show_take(self, take: StudioTake | None) -> None:
-        """Picture, stages and engines of a take; invitations where there is none."""
-        self.name_box.value = take.name if take else ""
-        self.stages.value = stages_html(take) if take else ""
-        self.engines.value = engines_html(take.engines) if take else f'<div class="rvc-consent">{CONSENT}</div>'
-        if take is None:
-            self.picture.value = f'<div class="rvc-empty">{EMPTY}</div>'
-        elif take.picture is None:
-            words = "the picture comes when the take is made" if not take.over.is_set() else "no picture of this take"
-            self.picture.value = f'<div class="rvc-empty">{words}</div>'
-        else:
-            address = base64.b64encode(take.picture).decode("ascii")
-            alt = html.escape(take.picture_words)
-            self.picture.value = (
-                f'<div class="rvc-picture"><img alt="{alt}" title="{alt}" src="data:image/png;base64,{address}"></div>'
-            )
+        self.name_box.value = chosen.name if chosen else ""
 
 
 def take_line(take: StudioTake) -> str:
@@ -118,8 +125,8 @@ def take_line(take: StudioTake) -> str:
 def stages_html(take: StudioTake) -> str:
     """The timings that are known, and what is missing from the sound."""
     told = [
-        f"<span>{name} <b>{form.format(take.timings[key])}</b></span>"
-        for key, (name, form) in STAGES.items() if key in take.timings
+        f'<span title="{meaning}">{name} <b>{form.format(take.timings[key])}</b></span>'
+        for key, (name, form, meaning) in STAGES.items() if key in take.timings
     ]  # fmt: skip
     gaps = "".join(f'<div class="rvc-note rvc-bad">{html.escape(words)}</div>' for words in take.gaps)
     return f'<div class="rvc-stages">{"".join(told)}</div>{gaps}'

@@ -21,10 +21,12 @@ STYLE = """<style>
  --rvc-ground:var(--jp-layout-color1,transparent);--rvc-well:var(--jp-layout-color2,rgba(128,128,128,.1))}
 .rvc-studio.widget-box,.rvc-studio .widget-box{overflow:visible}
 .rvc-studio.widget-box{gap:10px;margin:2px}
-.rvc-columns.widget-box{display:flex;flex-flow:row wrap;gap:10px;align-items:stretch}
+.rvc-columns.widget-box{display:flex;flex-flow:row wrap;gap:10px;align-items:stretch;flex:1 1 auto}
+.rvc-side.widget-box{display:flex;flex-flow:column;gap:10px;flex:1.25 1 520px;min-width:250px}
+.rvc-side>.rvc-card.widget-box{flex:0 0 auto}
 .rvc-card.widget-box{border:1px solid var(--rvc-line);border-radius:8px;padding:8px 12px 10px;
  background:var(--rvc-ground);flex:1 1 270px;min-width:250px;gap:3px}
-.rvc-card.rvc-wide.widget-box{flex:1.75 1 440px}
+.rvc-card.rvc-wide.widget-box{flex:1 1 400px}
 .rvc-card .widget-inline-hbox,.rvc-card .widget-text,.rvc-card .widget-textarea,.rvc-card .widget-dropdown
  {width:auto;max-width:100%}
 .rvc-row.widget-box{display:flex;flex-flow:row wrap;align-items:center;gap:4px}
@@ -46,10 +48,12 @@ STYLE = """<style>
 @keyframes rvc-pulse{from{opacity:1}to{opacity:.25}}
 @media (prefers-reduced-motion:reduce){.rvc-working .rvc-dot{animation:none}}
 .rvc-picture img{width:100%;display:block}
+.rvc-picture{aspect-ratio:990/262;box-sizing:border-box;margin:2px 0}
 .rvc-empty{border:1px dashed var(--rvc-line);border-radius:6px;color:var(--rvc-dim);text-align:center;
- padding:2.2em 1em;font-size:.92em}
-.rvc-stages{display:flex;flex-wrap:wrap;gap:4px 6px;font-size:.86em}
-.rvc-stages span{background:var(--rvc-well);border-radius:4px;padding:1px 7px;color:var(--rvc-dim);white-space:nowrap}
+ display:flex;align-items:center;justify-content:center;padding:.5em 1.5em;font-size:.92em}
+.rvc-clamped .rvc-note{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:3;overflow:hidden}
+.rvc-stages{display:flex;flex-wrap:wrap;gap:4px;font-size:.82em}
+.rvc-stages span{background:var(--rvc-well);border-radius:4px;padding:1px 5px;color:var(--rvc-dim);white-space:nowrap}
 .rvc-stages b{color:var(--rvc-ink);font-weight:600;font-variant-numeric:tabular-nums}
 .rvc-studio details{font-size:.88em;color:var(--rvc-dim)}.rvc-studio summary{cursor:pointer;padding:2px 0}
 .rvc-studio details table{color:var(--rvc-ink)}
@@ -57,8 +61,8 @@ STYLE = """<style>
 .rvc-studio .widget-button{width:auto;min-width:4.6em}
 .rvc-studio .widget-upload{width:auto}
 .rvc-studio .widget-select{width:auto}
-.rvc-studio .rvc-spark-player{margin:2px 0;min-width:0}
-.rvc-studio .rvc-spark-stage canvas{height:104px}
+.rvc-studio .rvc-spark-player{min-width:0}
+.rvc-studio .rvc-spark-stage canvas{height:120px}
 </style>"""
 
 
@@ -81,7 +85,7 @@ class Note:
         self.words, self.refused = words, refused
         kind = "rvc-note rvc-bad" if refused else "rvc-note"
         role = ' role="alert"' if refused else ""
-        value = f'<div class="{kind}"{role}>{html.escape(words)}</div>'
+        value = f'<div class="{kind}"{role} title="{html.escape(words)}">{html.escape(words)}</div>'
         if self.widget.value != value:
             self.widget.value = value
 
@@ -109,6 +113,13 @@ def row(*parts: Any, tight: bool = False) -> Any:
     box.add_class("rvc-row")
     if tight:
         box.add_class("rvc-tight")
+    return box
+
+
+def side_by_side(*parts: Any, kind: str = "rvc-columns") -> Any:
+    """Cards beside one another where there is room; kind "rvc-side": one below the other, as one column."""
+    box = ipywidgets.VBox(list(parts)) if kind == "rvc-side" else ipywidgets.HBox(list(parts))
+    box.add_class(kind)
     return box
 
 

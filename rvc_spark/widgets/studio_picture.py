@@ -29,8 +29,8 @@ PITCH_RATE = 16_000  # Hz; what the tracker expects
 def pair_picture(source: Audio, result: Audio) -> Picture:
     """Both sounds as one PNG with a description in words; about 0.2 s of work, in any thread."""
     span = min(SEEN_SECONDS, max(source.seconds, result.seconds))
-    figure = Figure(figsize=(6.6, 1.75), dpi=150, facecolor="none")
-    figure.subplots_adjust(left=0.068, right=0.995, bottom=0.15, top=0.87, wspace=0.05)
+    figure = Figure(figsize=(4.95, 1.31), dpi=200, facecolor="none")
+    figure.subplots_adjust(left=0.075, right=0.995, bottom=0.17, top=0.86, wspace=0.06)
     axes = figure.subplots(1, 2, sharey=True)
     words = []
     for place, (name, sound) in zip(axes, (("source", source), ("result", result)), strict=True):

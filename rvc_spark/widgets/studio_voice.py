@@ -83,6 +83,7 @@ class VoiceColumn:
         )  # fmt: skip
         self.voice_note, self.other_note, self.note = Note(), Note(), Note()
         self.more_button = icon_button("more", "chevron-down", "formant, autotune and seed, or fold them away again")
+        self.voice_note.widget.add_class("rvc-clamped")
         self.reset_button = icon_button("back to defaults", "undo", "every setting of this column but the voice")
 
     def _unfold(self) -> None:
