@@ -68,14 +68,24 @@ def browser(*flags: str) -> Iterator[Any]:
     """A headless browser of its own; yields playwright's Browser. flags: MAY_SOUND if none are given."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=chromium(), args=[*FLAGS, *(flags or (MAY_SOUND,))], headless=True
-        )
-        try:
-            yield opened
-        finally:
-            opened.close()
+    with sync_playwright() as playwright, _launched(playwright.chromium, flags or (MAY_SOUND,)) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def another(first: Any, *flags: str) -> Iterator[Any]:
+    """A second browser with other flags while `first` is open; there is one playwright to a thread."""
+    with _launched(first.browser_type, flags) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _launched(kind: Any, flags: Sequence[str]) -> Iterator[Any]:
+    opened = kind.launch(executable_path=chromium(), args=[*FLAGS, *flags], headless=True)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def picture(page: Any, name: str) -> Path:
@@ -84,6 +94,17 @@ def picture(page: Any, name: str) -> Path:
     path = PICTURES / f"{name}.png"
     page.screenshot(path=str(path))
     return path
+
+
+def until(page: Any, script: str, seconds: float = 30.0) -> Any:
+    """Evaluate JavaScript, which may be async, until it gives something true; returns that. seconds: a bound that only
+    means "does not hang".
+    """
+    end = time.monotonic() + seconds
+    while not (found := page.evaluate(script)):
+        assert time.monotonic() < end, f"still not true after {seconds:g} s: {script}"
+        page.wait_for_timeout(30)
+    return found
 
 
 @dataclass
@@ -168,6 +189,7 @@ def jupyter(kind: str, folder: Path, *extra: str, cwd: Path | None = None) -> It
         "voila": ["-m", "voila", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"],
     }  # fmt: skip
     command = [sys.executable, *options[kind], *extra]
+    _no_news(folder)
     log = folder / f"{kind}.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -179,6 +201,14 @@ def jupyter(kind: str, folder: Path, *extra: str, cwd: Path | None = None) -> It
         yield f"http://127.0.0.1:{port}"
     finally:
         _end(server)
+
+
+def _no_news(folder: Path) -> None:
+    """JupyterLab asks whether it may fetch news, over the picture."""
+    place = folder / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    place.mkdir(parents=True, exist_ok=True)
+    calm = '{"fetchNews": "false", "checkForUpdates": false, "doNotDisturbMode": true}'
+    (place / "notification.jupyterlab-settings").write_text(calm, "utf-8")
 
 
 def _wait_until_up(server: subprocess.Popen, address: str, log: Path) -> None:

@@ -104,13 +104,11 @@ class Deck {
 
   flush() {
     if (!this.output) return;
-    let sent = 0;
-    while (sent < this.queue.length && this.output.room() >= this.queue[sent].frames + this.queue[sent].hole) {
-      this.queued -= this.queue[sent].frames + this.queue[sent].hole;
-      this.output.push(this.queue[sent]);
-      sent += 1;
+    while (this.queue.length && this.output.room() >= this.queue[0].frames + this.queue[0].hole) {
+      const packet = this.queue.shift(); // first, for handing it over may report, and come back here
+      this.queued -= packet.frames + packet.hole;
+      this.output.push(packet);
     }
-    if (sent) this.queue.splice(0, sent);
     if (this.over && !this.queue.length && !this.told) {
       this.told = true;
       this.output.finish(this.count.recv);
@@ -224,8 +222,8 @@ class Deck {
   pause(tell) {
     if (!this.run || this.held || DONE.includes(this.state)) return;
     this.held = true;
-    this.output?.pause();
     this.state = "paused";
+    this.output?.pause();
     if (tell) this.tell({ t: "pause" });
     this.checkBlocked();
     this.show();
@@ -236,8 +234,8 @@ class Deck {
     this.held = false;
     this.claim();
     this.wake();
-    this.output?.resume();
     this.state = "waiting";
+    this.output?.resume(); // which may report at once that it plays
     if (tell) this.tell({ t: "resume" });
     setTimeout(() => this.checkBlocked(), BLOCKED_AFTER);
     this.show();

@@ -17,6 +17,8 @@ const STATES = {
   finished: "finished",
 };
 
+const PROGRESS = ["making", "all is made"]; // what the sender says while all is well
+
 const LEVEL_FLOOR = -60; // dB at the left end of the meter
 const FRAME_MS = 30; // 33 pictures a second are smooth enough, and half the work of 60
 
@@ -170,7 +172,9 @@ class Face {
     parts.save.disabled = !deck.take_?.bytes;
     parts.listen.hidden = state !== "blocked";
     this.root.dataset.state = state;
-    this.say(parts.state, [STATES[state], deck.words?.status].filter(Boolean).join(" · "));
+    const status = deck.words?.status;
+    const known = !status || (done && PROGRESS.includes(status)); // an end that was an error is told
+    this.say(parts.state, known ? STATES[state] : `${STATES[state]} · ${status}`);
     this.numbers();
     this.dress();
     this.wake();
@@ -198,7 +202,8 @@ class Face {
     const { made, total } = deck.words?.progress ?? {};
     const known = Math.max(come, made ?? 0);
     const whole = total ?? (deck.over ? come : undefined);
-    this.say(parts.time, `${clock(heard)} / ${clock(known)}${whole && !deck.over ? ` of ${clock(whole)}` : deck.over ? "" : " made"}`);
+    const more = whole === undefined ? " made" : whole > known + 0.05 ? ` of ${clock(whole)}` : "";
+    this.say(parts.time, `${clock(heard)} / ${clock(known)}${more}`);
     const ahead = deck.state === "stopped" ? 0 : (last.buffered + deck.queued) / rate;
     this.say(parts.ahead, `buffered ${ahead.toFixed(ahead < 10 ? 2 : 0)} s`);
     this.say(parts.dry, `underruns ${last.underruns}`);

@@ -149,9 +149,11 @@ class TimedOutput {
   begin() {
     this.state = "playing";
     this.origin = this.position;
-    this.clock = this.context.currentTime + AHEAD_OF_CLOCK;
+    const { currentTime, sampleRate } = this.context;
+    this.clock = Math.ceil((currentTime + AHEAD_OF_CLOCK) * sampleRate) / sampleRate; // on a sample, or each is blurred
     if (this.hushed) this.ramp(0, 1, this.clock);
     this.hushed = false;
+    this.tick(true);
   }
 
   schedule(packet) {
@@ -204,7 +206,7 @@ class TimedOutput {
   }
 
   lateFor(packet) {
-    return this.clock + (packet.at - this.origin) / this.run.rate < this.context.currentTime;
+    return this.clock + Math.max(0, packet.at - this.origin) / this.run.rate < this.context.currentTime;
   }
 
   dry(position) {
