@@ -23,6 +23,7 @@ from rvc_spark.errors import StreamError
 MIN_PACKET, MAX_PACKET = 0.04, 0.1  # seconds; a notebook loses messages when thousands of short ones come at once
 MAX_LEAD = 10.0  # seconds; in packets of MIN_PACKET that is 250, and above 1,000 a kernel's publisher drops them
 LEAST_LEAD = 0.05
+ROUNDING = 1e-6  # seconds; less than a sample, more than what sums of times lose
 PREBUFFER_SHARE = 2 / 3  # of the lead: the player starts a little before everything that may be sent is there
 
 
@@ -124,7 +125,7 @@ class Pacer:
             self._paused_at = None
 
     def _notice_dry(self, now: float) -> None:
-        if self._anchor is not None and now > self._anchor + self.frames / self.rate:
+        if self._anchor is not None and now > self._anchor + self.frames / self.rate + ROUNDING:
             self._base = self.frames
             self._anchor = None
             self._level = False

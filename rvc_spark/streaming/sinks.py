@@ -14,6 +14,7 @@ import numpy as np
 
 from rvc_spark.audio import Audio, AudioWriter, EncodeOptions, open_writer
 from rvc_spark.errors import StreamError
+from rvc_spark.streaming.pacer import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class ClockSink(MemorySink):
         if self._halted:
             return self._depth
         if self._playing:
-            if passed > self._depth:
+            if passed > self._depth + ROUNDING:
                 self._playing = self.ended
                 self.underruns += not self.ended
                 self.silence += 0.0 if self.ended else passed - self._depth
@@ -227,7 +228,7 @@ class ClockSink(MemorySink):
         super().packet(packet)
         self._depth = self.buffered() + len(packet.samples) / self.info.rate
         self.deepest = max(self.deepest, self._depth)
-        if self._depth >= self.info.prebuffer - 1e-9:
+        if self._depth >= self.info.prebuffer - ROUNDING:
             self._playing = self._begun = True
 
     def pause(self) -> None:
