@@ -21,14 +21,16 @@ from rvc_spark.conversion import Conversion, SoundSource
 from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
+from rvc_spark.processing.speak_options import SpeakOptions
+from rvc_spark.processing.spoken_parts import SENTENCE_PAUSE
 from rvc_spark.processing.utils import split_text_and_validate
-from rvc_spark.processing.voice_stream import VoiceStream
+from rvc_spark.processing.utterance import Utterance
+from rvc_spark.processing.worker_manager import WorkerManager
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.rvc_modules import VC, LoadedVoice
 from rvc_spark.tts.choose import Speakers
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult
 
-SENTENCE_PAUSE = 0.25  # seconds of silence between spoken sentences
 SOUND_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .wma .mp4 .mkv .mov .webm .avi .w64 .caf .au".split()
 )
@@ -37,6 +39,7 @@ DEFAULT_SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody was 
 
 _shared: VC | None = None
 _speakers: Speakers | None = None  # of the shared VC's configuration
+_workers: WorkerManager | None = None  # over both
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,13 @@ class BatchItem:
 
 def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
     """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`."""
-    global _shared, _speakers
+    global _shared, _speakers, _workers
     if config is not None and values:
         raise ConfigError(f"both a config and {', '.join(values)} are given", "Give one or the other.")
     _shared = VC(config or RVCConfig(**values))
+    if _workers is not None:
+        _workers.stop()
+        _workers = None
     if _speakers is not None:
         _speakers.close()
     _speakers = Speakers(_shared.config)
@@ -114,7 +120,8 @@ def load_model(voice: str | Path = DEFAULT_VOICE, *, index: str | Path | None = 
     return get_vc().load(voice, index=index)
 
 
-def _ready() -> VC:
+def ready_voice() -> VC:
+    """The shared VC with a voice in it; the demo voice if none was loaded."""
     vc = get_vc()
     if vc.voice is None:
         vc.load(DEFAULT_VOICE)
@@ -130,7 +137,7 @@ def convert_audio(
     **settings: Any,
 ) -> Conversion:
     """Convert a recording into the loaded voice (the demo voice if none is). See `VC.convert` for the settings."""
-    return _ready().convert(source, output=output, options=options, on_progress=on_progress, **settings)
+    return ready_voice().convert(source, output=output, options=options, on_progress=on_progress, **settings)
 
 
 def enroll(
@@ -210,7 +217,7 @@ def speak(
 
     Raises TextError, SpeechError and whatever `VC.convert` raises.
     """
-    vc = _ready()
+    vc = ready_voice()
     sentences = tuple(split_text_and_validate(text))
     settings = _with_auto_key(vc, settings)
     ConversionSettings().changed(**settings)  # refuse a bad setting before anything is spoken
@@ -223,6 +230,14 @@ def speak(
     return Speech(text, sentences, source, conversion)
 
 
+def get_worker_manager() -> WorkerManager:
+    """The workers over the shared VC and its speech engines; made and started on first use, ended by `init_rvc`."""
+    global _workers
+    if _workers is None:
+        _workers = WorkerManager(get_vc(), get_speakers())
+    return _workers.start()
+
+
 def stream_speak(
     text: str,
     *,
@@ -231,19 +246,15 @@ def stream_speak(
     transcript: str | None = None,
     tts: dict[str, Any] | None = None,
     **settings: Any,
-) -> VoiceStream:
-    """`speak` as an iterator of Audio: each sentence as soon as it is converted, while the next is being spoken.
+) -> Utterance:
+    """`speak` as an iterator of AudioChunk: the first sentence while it is converted, the others as they are made.
 
-    Arguments and errors as `speak`. Closing the iterator ends the work, on a server too.
+    Arguments and errors as `speak`; what fails later is raised while iterating. The text is made by the shared workers,
+    `get_worker_manager()`, so several may run at once. Closing the iterator ends the work, on a server too.
     """
-    vc = _ready()
-    checked = ConversionSettings().changed(**_with_auto_key(vc, settings))
-    speakers = get_speakers()
-    chosen, why = speakers.engine(engine, tts)
-    speaker = speakers.speaker_file(chosen, reference, transcript)
-    if chosen.name == "espeak":
-        return VoiceStream(vc, _sentences(chosen, speaker, split_text_and_validate(text)), why, checked)
-    return VoiceStream(vc, chosen.stream(speaker, text), why, checked)
+    ready_voice()
+    options = SpeakOptions(engine=engine, reference=reference, transcript=transcript, tts=tts or {}, on_failure="stop")
+    return get_worker_manager().submit(text, options, settings=settings)
 
 
 def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
@@ -252,15 +263,6 @@ def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
     if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
         return {**settings, "auto_key": "voice"}
     return settings
-
-
-def _sentences(engine: BaseTTSEngine, speaker: Path | None, sentences: Sequence[str]) -> Iterator[Audio]:
-    """Sentences of the embedded engine with a pause between them."""
-    for number, sentence in enumerate(sentences):
-        spoken = engine.speak(speaker, sentence)
-        if number:
-            yield Audio(np.zeros(round(SENTENCE_PAUSE * spoken.rate), np.float32), spoken.rate)
-        yield spoken
 
 
 def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
@@ -325,7 +327,7 @@ def convert_folder(
     )  # fmt: skip
     if not sources:
         raise OutputError(f"{folder} holds no sound files", f"Known suffixes: {' '.join(sorted(SOUND_SUFFIXES))}.")
-    vc = _ready()
+    vc = ready_voice()
     checked = ConversionSettings().changed(**settings)
     for source, target in zip(sources, batch_targets(sources, folder, output, f".{format}"), strict=True):
         try:
