@@ -257,6 +257,7 @@ class TimedOutput {
   stop() {
     this.hush("stopped");
     this.kept = [];
+    this.end = this.position;
   }
 
   close() {
