@@ -1,4 +1,4 @@
-"""Sound that is not finished: paced by a clock of the test, kept, pulled and sent, with producers of every bad habit."""
+"""Sound that is not finished: paced by the test's clock, kept, pulled and sent, with producers of every bad habit."""
 
 from __future__ import annotations
 
