@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rvc_spark.audio import EncodeOptions
+from rvc_spark.audio import Audio, EncodeOptions
 from rvc_spark.conversion import BlockConversion, Conversion, SoundSource, read_source, refuse_overwriting
 from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
 from rvc_spark.infer.content import ContentEncoder, load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
+from rvc_spark.infer.live import LiveConversion
+from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.pipeline import Engines, Progress, Rendering, drain
 from rvc_spark.infer.pitch import PitchTracker, load_tracker
 from rvc_spark.infer.pitch_edit import read_f0_curve
@@ -279,3 +281,25 @@ class VC:
         recording = read_source(source)
         rate = settings.resample_rate or voice.info.sample_rate
         return BlockConversion(voice.name, recording, Rendering(recording, engines, settings), choices, rate)
+
+    def stream(
+        self,
+        pieces: Iterable[Audio],
+        settings: ConversionSettings | None = None,
+        live: LiveSettings | None = None,
+        **changes: Any,
+    ) -> LiveConversion:
+        """Convert sound that is still arriving: an iterator of Audio whose blocks leave with bounded delay.
+
+        Together they have exactly the length `convert` gives for the joined pieces. Channels are averaged.
+
+        Args:
+            pieces: of any size, all of one rate; pulled when the next block is asked for.
+            settings: how; `changes` replace single fields of it.
+            live: delay against fidelity; its block is chosen by a measurement where it is not set.
+
+        Raises VoiceFileError, ConfigError, PitchError; AudioError while iterating.
+        """
+        settings = (settings or ConversionSettings()).changed(**changes)
+        _, engines, choices = self._engines(settings)
+        return LiveConversion(pieces, engines, settings, live, choices)
