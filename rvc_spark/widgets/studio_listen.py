@@ -25,7 +25,7 @@ STAGES = {  # timing -> its name, the format of its value, what it means
     "made": ("all", "{:.2f} s", "from pressing the button until everything was made"),
     "tts": ("speech", "{:.2f} s", "work of the speech engine"),
     "rvc": ("conversion", "{:.2f} s", "work of the voice conversion"),
-    "real_time_factor": ("real-time factor", "{:.2f}", "time taken per second of sound; below 1 is faster than speaking"),
+    "real_time_factor": ("real-time factor", "{:.2f}", "seconds of work per second of sound"),
 }
 STATE_KINDS = {"idle": "", "working": "rvc-working", "done": "rvc-done", "failed": "rvc-bad"}
 CONSENT = (
