@@ -30,6 +30,7 @@ from rvc_spark.widgets import batch_page
 from rvc_spark.widgets.batch_page import report_page
 from rvc_spark.widgets.batch_pictures import COLUMNS, RESULT_COLOUR, SOURCE_COLOUR, thumbnail
 from rvc_spark.widgets.batch_report import BatchReport, write_report
+from rvc_spark.widgets.palette_png import palette_png
 
 CLIP = RVCConfig().demo_dir / "examples" / "source_awb.wav"
 QUICK = BatchOptions(engine="espeak", settings={"f0_method": "pm"})
@@ -419,6 +420,18 @@ def test_the_picture_shows_the_pitch_where_it_is(tmp_path: Path) -> None:
         assert columns.max() < COLUMNS // 2 and set(columns) == set(range(COLUMNS // 2))
         assert abs(rows.mean() - top - (1 - height) * 59) < 1
     assert len(thumbnail(None, sound)) < len(thumbnail(sound, sound)) < 20_000
+
+
+@pytest.mark.parametrize(("colours", "width"), [(2, 1), (16, 7), (17, 8), (256, 3)])
+def test_pictures_of_every_size_can_be_read(tmp_path: Path, colours: int, width: int) -> None:
+    import matplotlib.image
+
+    random = np.random.default_rng(colours)
+    palette = random.integers(0, 256, (colours, 3), np.uint8)
+    indices = random.integers(0, colours, (5, width)).astype(np.uint8)
+    path = tmp_path / "t.png"
+    path.write_bytes(palette_png(indices, palette))
+    assert (np.rint(255 * matplotlib.image.imread(path)[..., :3]) == palette[indices]).all()
 
 
 def test_figures_of_pitch() -> None:
