@@ -1,19 +1,36 @@
-"""The notebooks are small, clean and true: a lint, nbval, papermill with other values, and the panel in a kernel."""
+"""The notebooks are small, clean and true: a lint, nbval over each, a server started from one, a panel in a kernel.
+
+Their stored outputs are looked at in test_stored_outputs.py; voila shows them in test_voila.py.
+"""
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import re
-import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
+from notebook_place import (
+    CELL_SECONDS,
+    NOTEBOOK_SECONDS,
+    NOTEBOOKS,
+    ROOT,
+    cells_of,
+    check_stored,
+    free_port,
+    house_of_its_own,
+    nbformat,
+    outputs_by_cell,
+    run_with_papermill,
+    surroundings,
+    told_by,
+)
 
-from rvc_spark.audio import Audio, write_audio
 from rvc_spark.errors import TritonBootError
 from rvc_spark.rvc_config import RVCConfig
 from rvc_spark.tts.spark_checkpoint import GET
@@ -22,21 +39,12 @@ from rvc_spark.tts.triton_ports import holder_of
 from rvc_spark.tts.triton_runtime import ensure_runtime
 from rvc_spark.tts.triton_state import read_state
 
-nbformat = pytest.importorskip("nbformat", reason="pip install 'rvc-spark[dev,lab]'")
-
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "colab").glob("*.ipynb")])
-LOCAL = [path for path in NOTEBOOKS if path.parent.name == "notebooks"]
+COLAB = ROOT / "colab" / "triton_spark_rvc.ipynb"
 MAX_CODE_CELLS = 12
 MAX_CELL_LINES = 14
 MAX_PARAMETERS = 8
 MAX_BYTES = 60_000
-CELL_SECONDS = 300
 SHELL_LINE = re.compile(r"^\s*(!|%%?(sh|bash|system|pip|conda|cd)\b)", re.MULTILINE)
-
-
-def cells_of(path: Path, kind: str) -> list:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
 def tags_of(cell) -> list[str]:
@@ -92,104 +100,85 @@ class TestLint:
             ast.literal_eval(statement.value)
 
 
-@pytest.mark.parametrize("path", LOCAL, ids=lambda path: path.name)
-def test_nbval_runs_it(path: Path) -> None:
+    def test_its_cells_can_be_named_and_know_nothing_of_a_machine(self, path: Path) -> None:
+        notebook = nbformat.read(path, as_version=4)
+        names = [cell.id for cell in notebook.cells]
+        assert len(set(names)) == len(names) and all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in names)
+        for cell in cells_of(path, "code"):
+            assert not re.search(r"[\"'](/(?!/)|~|[A-Z]:\\)", cell.source), f"{cell.id} names a place of one machine"
+
+    def test_it_never_waits_for_a_person_nor_changes_the_process(self, path: Path) -> None:
+        trees = [python_of(cell) for cell in cells_of(path, "code")]
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        called = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+        assert not called & {"input", "getpass", "time.sleep", "sleep", "clear_output", "os.chdir", "exec", "eval"}
+        changed = {ast.unparse(target) for node in nodes if isinstance(node, ast.Assign) for target in node.targets}
+        assert not [name for name in changed if name.startswith(("os.environ", "sys.path"))]
+        imported = [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+        assert "*" not in imported and not any(isinstance(node, ast.AsyncFor | ast.AsyncWith) for node in nodes)
+
+    def test_the_readme_leads_to_it(self, path: Path) -> None:
+        assert path.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+class TestColab:
+    """What only the notebook for Colab must be."""
+
+    def test_its_badge_and_its_set_up_name_the_same_version(self) -> None:
+        badge = cells_of(COLAB, "markdown")[0].source.splitlines()[0]
+        address = re.fullmatch(
+            r"\[!\[.+?\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+            r"\(https://colab\.research\.google\.com/github/([^/]+/[^/]+)/blob/([^/]+)/(.+?)\)", badge,
+        )  # fmt: skip
+        assert address, badge
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        setup = cells_of(COLAB, "code")[0].source
+        assert f'"https://github.com/{address[1]}", "{address[2]}"' in setup
+        assert address[2] == f"v{project['version']}" and address[3] == COLAB.relative_to(ROOT).as_posix()
+
+    def test_it_asks_for_a_gpu_and_keeps_no_outputs(self) -> None:
+        metadata = nbformat.read(COLAB, as_version=4).metadata
+        assert metadata.accelerator == "GPU" and metadata.colab.gpuType == "T4"
+        assert metadata.colab.private_outputs is True and metadata.colab.name == COLAB.name
+
+    def test_its_set_up_is_one_cell_that_hides_nothing_and_replaces_nothing(self) -> None:
+        first, *others = cells_of(COLAB, "code")
+        assert SHELL_LINE.search(first.source) and "assert _exit_code == 0" in first.source
+        assert "setup_environment.py" in first.source and "pip" not in first.source
+        told = "\n".join(cell.source for cell in (first, *others))
+        assert not re.search(r"capture|/dev/null|\|\| *true|--upgrade|-U\b|--force|==\d", told)
+
+    def test_the_notebook_is_the_only_interface(self) -> None:
+        told = "\n".join(cell.source for cell in cells_of(COLAB, "code")).lower()
+        served = ("share=", "ngrok", "cloudflare", "tunnel", "gradio", "launch(", "serve_kernel_port", "rot13", "b64")
+        assert [word for word in served if word in told] == []
+
+    def test_it_speaks_of_consent_licences_and_what_colab_allows(self) -> None:
+        words = "\n".join(cell.source for cell in cells_of(COLAB, "markdown"))
+        for told in ("consent", "synthetic", "CC BY-NC-SA 4.0", "no commercial use", "MIT", "deepfakes", "free", "T4"):
+            assert told in words, told
+        (parameters,) = [cell.source for cell in cells_of(COLAB, "code") if "parameters" in tags_of(cell)]
+        assert "agree_to_spark_tts_licence = False" in parameters and "community_voices = False" in parameters
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_nbval_runs_it(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("nbval")
     command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=CELL_SECONDS, check=False)
+        sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider", str(path),
+    ]  # fmt: skip
+    around = {**os.environ, **surroundings(house_of_its_own(tmp_path / "home"))}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=around, timeout=NOTEBOOK_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert f"{len(cells_of(path, 'code'))} passed" in done.stdout
-
-
-def outputs_by_cell(path: Path) -> dict[str, dict]:
-    """cell id -> the mime types and data its outputs hold together."""
-    return {
-        cell.id: {kind: data for output in cell.outputs for kind, data in output.get("data", {}).items()}
-        for cell in cells_of(path, "code")
-    }
-
-
-def test_papermill_runs_the_start_notebook_with_other_parameters(tmp_path: Path) -> None:
-    papermill = pytest.importorskip("papermill")
-    time = np.arange(22_050) / 22_050
-    sweep = 0.3 * np.sin(2 * np.pi * np.cumsum(np.linspace(120, 180, len(time))) / 22_050)
-    mine = write_audio(tmp_path / "mine.flac", Audio(np.stack([sweep, 0.5 * sweep]).astype(np.float32), 22_050))
-    given = {
-        "text": "Zwei kurze Sätze. One more, for 3.50 $!", "engine": "espeak", "key": 2.0,
-        "index_rate": 0.0, "f0_method": "pm", "recording": str(mine), "seed": 7,
-    }  # fmt: skip
-    done = tmp_path / "done.ipynb"
-    papermill.execute_notebook(
-        ROOT / "notebooks" / "start.ipynb", done, parameters=given, progress_bar=False, cwd=str(tmp_path),
-        execution_timeout=CELL_SECONDS, kernel_name="python3",
-    )  # fmt: skip
-    shown = outputs_by_cell(done)
-    for cell in ("speak", "listen", "recording", "recording-listen"):
-        assert "<audio" in shown[cell]["text/html"] and "data:audio/ogg;base64," in shown[cell]["text/html"]
-    assert "image/png" in shown["see"] and "median f0 of the result" in shown["see"]["text/plain"]
-    assert "application/vnd.jupyter.widget-view+json" in shown["panel"]
-    texts = "".join(output.get("text", "") for cell in cells_of(done, "code") for output in cell.outputs)
-    assert re.search(r"pitch: pm \(", texts) and "index_rate is 0" in texts
-    assert done.stat().st_size < 1_500_000
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["done.ipynb", "mine.flac"]
-
-
-def run_spark_notebook(done: Path, monkeypatch: pytest.MonkeyPatch, surroundings: dict, parameters: dict) -> str:
-    """Execute spark.ipynb in a kernel with these environment variables; the text of all its outputs."""
-    papermill = pytest.importorskip("papermill")
-    for name, value in surroundings.items():
-        monkeypatch.setenv(name, str(value))
-    papermill.execute_notebook(
-        ROOT / "notebooks" / "spark.ipynb", done, parameters=parameters, progress_bar=False, cwd=str(done.parent),
-        execution_timeout=CELL_SECONDS, kernel_name="python3",
-    )  # fmt: skip
-    outputs = [output for cell in cells_of(done, "code") for output in cell.outputs]
-    return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
-
-
-def house_of_its_own(folder: Path) -> Path:
-    """A root with the demo voice and nothing else: what a notebook writes stays below it."""
-    (folder / "assets").mkdir(parents=True)
-    (folder / "assets" / "demo").symlink_to(RVCConfig().demo_dir)
-    return folder
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_the_spark_notebook_says_how_to_get_the_weights_and_what_they_ask_for() -> None:
     words = "\n".join(cell.source for cell in cells_of(ROOT / "notebooks" / "spark.ipynb", "markdown"))
     assert GET in words and "CC BY-NC-SA 4.0" in words and "no commercial use" in words
     assert words.index("CC BY-NC-SA 4.0") < words.index(GET) and words.index("agreed") < words.index(GET)
-
-
-def test_the_spark_notebook_clones_in_process_from_a_checkpoint(tmp_path: Path, spark_folder, monkeypatch) -> None:
-    """The published layout with tiny random networks: every step is real, the sound is noise."""
-    home = house_of_its_own(tmp_path / "home")
-    surroundings = {"RVC_ROOT": home, "RVC_SPARK_SPARK": spark_folder, "TRITON_SERVER_PORT": free_port()}
-    mine = write_audio(tmp_path / "mine.flac", Audio(0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32), 16_000))
-    given = {"text": "A short sentence, said twice.", "engine": "spark", "recording": str(mine), "seed": 3}
-    done = tmp_path / "done.ipynb"
-    told = run_spark_notebook(done, monkeypatch, surroundings, {**given, "transcript": "Ah."})
-    assert "spark speaks: as set." in told and re.search(r"spark_[0-9a-f]+\.safetensors: [\d,]+ bytes", told)
-    assert "left after" in told and re.search(r"\d pieces?, \d", told) and "none was asked for" in told
-    shown = outputs_by_cell(done)
-    assert shown["stream"]["text/html"].count("data:image/png") == 1 and "<audio" in shown["rvc"]["text/html"]
-    compared = shown["compare"]["text/html"]
-    assert compared.count("<audio") == 2 and "failed" not in compared and "CC BY-NC-SA 4.0" in compared
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["done.ipynb", "home", "mine.flac"]
 
 
 def test_the_spark_notebook_starts_a_server_and_ends_it(tmp_path: Path, spark_folder, monkeypatch) -> None:
@@ -202,15 +191,16 @@ def test_the_spark_notebook_starts_a_server_and_ends_it(tmp_path: Path, spark_fo
     home, port = house_of_its_own(tmp_path / "home"), free_port()
     (home / "assets" / "triton").mkdir()
     (home / "assets" / "triton" / "runtime").symlink_to(ensure_runtime(RVCConfig().triton_dir).folder)
-    surroundings = {
-        "RVC_ROOT": home, "RVC_SPARK_SPARK": spark_folder,
-        "TRITON_SERVER_ADDR": "127.0.0.1", "TRITON_SERVER_PORT": port,
-    }  # fmt: skip
+    around = {**surroundings(home), "RVC_SPARK_SPARK": spark_folder, "TRITON_SERVER_ADDR": "127.0.0.1"}
+    for name, value in {**around, "TRITON_SERVER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
     given = {"text": "A short sentence, said by a server.", "start_server": True, "seed": 3}
-    told = run_spark_notebook(tmp_path / "done.ipynb", monkeypatch, surroundings, given)
+    done = run_with_papermill(ROOT / "notebooks" / "spark.ipynb", tmp_path / "done.ipynb", given)
+    check_stored(done)
+    told = told_by(done)
     assert re.search(rf"127\.0\.0\.1:{port} \| embedded \|", told) and f"ready on 127.0.0.1:{port}" in told
     assert "triton speaks: a server answers at" in told and "nothing of this notebook is left running" in told
-    compared = outputs_by_cell(tmp_path / "done.ipynb")["compare"]["text/html"]
+    compared = outputs_by_cell(done)["compare"]["text/html"]
     assert compared.count("<audio") == 3 and "failed" not in compared
     assert holder_of(port) is None and read_state(home / "assets" / "triton", port) is None
 
