@@ -102,7 +102,7 @@ def convert(desk: WorkDesk, shelf: VoiceShelf, step: Step) -> None:
     assert plan is not None
     if sound is None:  # the utterance was ended just now
         return
-    started = time.perf_counter()
+    source = Source(sound.frames, sound.rate, sentence.pause)
     conversion = None
     while conversion is None:
         with shelf.lease(plan.voice, lambda: session.wanted) as vc:
@@ -112,16 +112,15 @@ def convert(desk: WorkDesk, shelf: VoiceShelf, step: Step) -> None:
             conversion = vc.convert_blocks(sound, settings)
             with closing(conversion):
                 if plan.voice.is_of(vc.voice):
-                    _deliver(desk, sentence, conversion, started)
+                    _deliver(desk, sentence, conversion, source)
                 else:  # its owner loaded another voice into the shared VC just now: take another place
                     conversion = None
 
 
-def _deliver(desk: WorkDesk, sentence: Sentence, conversion: BlockConversion, started: float) -> None:
+def _deliver(desk: WorkDesk, sentence: Sentence, conversion: BlockConversion, source: Source) -> None:
     """Put the blocks of a conversion into the queue; those that a worker before this one put are left out."""
-    session, sound = sentence.session, sentence.spoken
-    assert sound is not None
-    source = Source(sound.frames, sound.rate, sentence.pause)
+    session = sentence.session
+    started = time.perf_counter()
     part, there = session.queue.received(sentence.number)
     done = 0
     for block in conversion:
