@@ -152,6 +152,7 @@ class Studio:
         Raises TextError, ConfigError; what fails later is in the take, and raised by its `wait`.
         """
         self.set(**({} if text is None else {"text": text}), **chosen)
+        self._places.clear()
         words = self.source.checked_text()
         own = self.source.values()
         request = SpeakRequest(
@@ -166,6 +167,7 @@ class Studio:
         Raises StreamError (no recording was chosen), AudioError (it is not there or no sound), ConfigError.
         """
         self.set(**({} if recording is None else {"recording": str(recording)}), **chosen)
+        self._places.clear()
         path = self.source.recording.path
         if path is None:
             raise StreamError("no recording was chosen", "Upload one, give its path, or record one.")
@@ -175,7 +177,6 @@ class Studio:
 
     def _begin(self, kind: str, make: Callable[[], Making]) -> StudioTake:
         self.stop()
-        self._places.clear()
         take = StudioTake(self.takes.next_name(), kind, self.settings(), while_waiting=self._waited_for)
         self._run = run = Run(take, make)
         take.stop = self.stop

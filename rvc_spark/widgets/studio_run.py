@@ -64,7 +64,8 @@ class Run:
                     yield piece
             finally:
                 making.stop()
-            take.timings["made"] = self.elapsed
+            if not self._stopping.is_set():  # whoever is stopped ends like one that is done
+                take.timings["made"] = self.elapsed
         except RvcSparkError as error:
             self._error = error
             raise
