@@ -101,8 +101,9 @@ def check_stored(done: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code), "a cell did not run"
     outputs = [output for cell in code for output in cell.outputs]
-    assert [output for output in outputs if output.output_type == "error"] == []
-    assert not [output.text for output in outputs if output.output_type == "stream" and "Traceback" in output.text]
+    failed = [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+    failed += [output.text for output in outputs if output.output_type == "stream" and "Traceback" in output.text]
+    assert not failed, f"a cell or one of its threads failed: {failed}"
     sizes = {place: audio_characters(node) for place, node in stored_places(notebook)}
     large = {place: size for place, size in sizes.items() if size > MAX_AUDIO_CHARACTERS}
-    assert large == {}, f"more than {MAX_AUDIO_CHARACTERS:,} characters of sound in one output"
+    assert not large, f"more than {MAX_AUDIO_CHARACTERS:,} characters of sound in one output: {large}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from asset_place import FILES, Place, entry
 from asset_server import asset_server
+from notebook_place import cells_of
 
 from rvc_spark.errors import AssetError
 from rvc_spark.rvc_config import Choice, RVCConfig
@@ -120,9 +124,7 @@ def test_without_an_index_or_a_resolver_nobody_can_tell(check, runtime, monkeypa
 
 def bare_python(command: list[str], folder: Path):
     """What a Python without uv answers."""
-    from subprocess import CompletedProcess
-
-    return CompletedProcess(command, 1, "", f"{sys.executable}: No module named uv")
+    return subprocess.CompletedProcess(command, 1, "", f"{sys.executable}: No module named uv")
 
 
 # --------------------------------------------------------------------------------------------------- with an index
@@ -200,3 +202,88 @@ def test_the_machine_is_told_with_what_it_lacks(monkeypatch) -> None:
     machine = survey_machine(RVCConfig(device="auto"))
     assert machine.device == Choice("cuda", "Tesla T4") and machine.language_model.value == "fp32"
     assert "14.7 GiB" in repr(machine) and "no bf16 here" in machine._repr_html_()
+
+
+# --------------------------------------------------------------------------------------------- its set-up, carried out
+
+RUN_CELLS = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+
+checkout, *cells = sys.argv[1:]
+sys.path[:] = [place for place in sys.path if place not in ("", checkout)]  # as on a machine without the project
+shell = InteractiveShell.instance()
+for cell in cells:
+    done = shell.run_cell(cell)
+    if not done.success:
+        print("FAILED:", done.error_in_exec)
+        sys.exit(1)
+print("set up")
+"""
+STAND_IN = """
+import pathlib, sys
+pathlib.Path("called").write_text(" ".join(sys.argv[1:]))
+print("pip says no" if {code} else "installed")
+sys.exit({code})
+"""
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def carry_out(folder: Path, *, code: int = 0, tag: str | None = None, before: str = "pass") -> str:
+    """Run the notebook's first two code cells where the project is not installed, against a repository of ours whose
+    set-up ends with `code`; everything that is printed."""
+    setup, loaded = (cell.source for cell in cells_of(ROOT / "colab" / "triton_spark_rvc.ipynb", "code")[:2])
+    address, wanted = re.search(r'REPOSITORY, TAG = "(.+?)", "(.+?)"', setup).groups()
+    repository, work = folder / "repository", folder / "work"
+    (repository / "tools").mkdir(parents=True)
+    work.mkdir()
+    (repository / "tools" / "setup_environment.py").write_text(STAND_IN.format(code=code))
+    git(repository, "init", "-q")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "x")
+    git(repository, "tag", tag or wanted)
+    cells = [before, setup.replace(address, str(repository)), loaded]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_CELLS, str(ROOT), *cells],
+        cwd=work, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "IPYTHONDIR": str(work)},
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+@needs_git
+def test_the_set_up_cell_fetches_its_tag_and_runs_the_set_up(tmp_path: Path) -> None:
+    told = carry_out(tmp_path)
+    assert "installed" in told and told.rstrip().endswith("set up"), told
+    assert (tmp_path / "work" / "called").read_text() == "--env active none"
+    assert (tmp_path / "work" / "rvc_spark_checkout" / "tools").is_dir()
+
+
+@needs_git
+@pytest.mark.parametrize(("how", "words"), [({"code": 1}, "pip says no"), ({"tag": "v9"}, "v0")])
+def test_a_set_up_that_fails_stops_the_notebook(tmp_path: Path, how: dict, words: str) -> None:
+    told = carry_out(tmp_path, **how)
+    assert "FAILED: The set-up failed; its last lines above say why." in told and words in told, told
+
+
+@needs_git
+def test_a_package_that_changed_under_the_running_python_stops_the_notebook(tmp_path: Path) -> None:
+    told = carry_out(tmp_path, before="import numpy; numpy.__version__ = '1.0'")
+    assert "FAILED: ['numpy'] changed under this running Python: choose Runtime > Restart session" in told, told
+
+
+def test_where_the_project_is_installed_the_set_up_cell_does_nothing(tmp_path: Path) -> None:
+    setup = cells_of(ROOT / "colab" / "triton_spark_rvc.ipynb", "code")[0].source
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_CELLS, "nowhere", f"import sys; sys.path.append({str(ROOT)!r})", setup],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "IPYTHONDIR": str(tmp_path / "profile")},
+    )  # fmt: skip
+    assert done.stdout.rstrip().endswith("set up"), done.stdout + done.stderr
+    assert not (tmp_path / "rvc_spark_checkout").exists()
