@@ -11,6 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from quick_workers import (
     LONGEST,
     RATE_IN,
@@ -35,6 +36,7 @@ from rvc_spark.errors import (
     WorkerError,
 )
 from rvc_spark.processing import voice_shelf
+from rvc_spark.processing.interruption import interruptible
 from rvc_spark.processing.sound_line import GAP_SECONDS
 from rvc_spark.processing.speak_options import SpeakOptions, WorkerOptions
 from rvc_spark.processing.spoken_parts import SENTENCE_PAUSE
@@ -614,6 +616,21 @@ def test_networks_are_freed_when_idle_and_come_back():
     assert "freed" in repr(manager.status())
 
 
+def test_networks_are_left_between_layers_by_the_thread_whose_work_is_not_wanted():
+    wanted, net = [True], torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+    other: list[torch.Tensor] = []
+    with interruptible(lambda: bool(wanted)):
+        net(torch.zeros(1, 2))
+        wanted.clear()
+        with pytest.raises(StreamError, match="closed"):
+            net(torch.zeros(1, 2))
+        thread = threading.Thread(target=lambda: other.append(net(torch.zeros(1, 2))))
+        thread.start()
+        thread.join(PATIENCE)
+    assert len(other) == 1 and net(torch.zeros(1, 2)).shape == (1, 2)
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
 # the proof
 
 
@@ -720,7 +737,7 @@ def whole_of(vc, speakers) -> tuple[np.ndarray, float]:
         key = float(conversion.engines["key"].value)
         place = round(seconds * conversion.rate) - sum(map(len, parts))
         parts += [np.zeros(place, np.float32), conversion.audio.samples]
-        seconds += spoken.seconds + SENTENCE_PAUSE
+        seconds += (spoken.frames + round(SENTENCE_PAUSE * spoken.rate)) / spoken.rate
     return np.concatenate(parts), key
 
 
@@ -754,3 +771,17 @@ def test_a_worker_killed_inside_the_networks_is_replaced_and_the_sound_is_the_sa
             chunks.append(chunk)
         np.testing.assert_array_equal(sound_of(chunks), whole)
         assert manager.status().restarts == 1 and not utterance.gaps
+
+
+def test_a_cancelled_sentence_leaves_the_networks_and_the_next_one_sounds_as_before(real):
+    vc, speakers = real
+    with WorkerManager(vc, speakers, WorkerOptions(unload_after=None)) as manager:
+        whole = sound_of(heard(manager.submit(TEXT, engine="espeak", f0_method="pm")))
+        for made in (0, 1):
+            utterance = manager.submit(TEXT.replace(".", ","), engine="espeak", f0_method="pm")
+            until(lambda: manager.status().rvc[1])
+            for _ in range(made):
+                utterance.get(PATIENCE)
+            utterance.cancel()
+            until(lambda: idle(manager))
+        np.testing.assert_array_equal(sound_of(heard(manager.submit(TEXT, engine="espeak", f0_method="pm"))), whole)

@@ -16,6 +16,7 @@ from rvc_spark.audio import Audio
 from rvc_spark.conversion import BlockConversion
 from rvc_spark.errors import RvcSparkError, WorkerError
 from rvc_spark.processing.chunk_order import Place
+from rvc_spark.processing.interruption import interruptible
 from rvc_spark.processing.sound_line import Source
 from rvc_spark.processing.voice_shelf import VoiceShelf
 from rvc_spark.processing.work_desk import WorkDesk
@@ -105,7 +106,7 @@ def convert(desk: WorkDesk, shelf: VoiceShelf, step: Step) -> None:
     source = Source(sound.frames, sound.rate, sentence.pause)
     conversion = None
     while conversion is None:
-        with shelf.lease(plan.voice, lambda: session.wanted) as vc:
+        with interruptible(lambda: session.wanted), shelf.lease(plan.voice, lambda: session.wanted) as vc:
             median_hz = vc.voice.card.median_f0_hz if vc.voice is not None else None
             with desk.changed:
                 settings = session.final_settings(plan, median_hz)
