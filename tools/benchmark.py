@@ -2,6 +2,7 @@
 
     python tools/benchmark.py spark                      a full-size checkpoint with random weights, made on the spot
     python tools/benchmark.py spark --checkpoint FOLDER  a real one
+    python tools/benchmark.py stream                     text to converted sound: how soon, and whether it keeps up
     python tools/benchmark.py triton                     the client's own time per streamed chunk, a real server
 
 Nothing here decides whether a test passes. Use an idle machine: with busy cores every figure is of the others' work.
@@ -13,7 +14,7 @@ import argparse
 import sys
 from importlib import import_module
 
-SUBJECTS = {"spark": "benchmark_spark", "triton": "benchmark_triton"}
+SUBJECTS = {"spark": "benchmark_spark", "stream": "benchmark_stream", "triton": "benchmark_triton"}
 
 
 def main(arguments: list[str] | None = None) -> int:
