@@ -100,10 +100,11 @@ class Pacer:
 
     def position(self, now: float) -> int:
         """Frames the player has played by its picture of it."""
-        if self._anchor is None:
+        anchor, paused_at = self._anchor, self._paused_at  # read once: other threads ask as well
+        if anchor is None:
             return self._base
-        then = now if self._paused_at is None else self._paused_at
-        return max(self._base, min(self.frames, math.floor((then - self._anchor) * self.rate)))
+        then = now if paused_at is None else paused_at
+        return max(self._base, min(self.frames, math.floor((then - anchor) * self.rate)))
 
     def packets_ahead(self, now: float) -> int:
         """Packets that are sent and not played."""

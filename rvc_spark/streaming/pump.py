@@ -194,13 +194,14 @@ class Pump:
     def playing_now(self) -> bool:
         """Whether the player should be making sound at this moment."""
         now = time.monotonic()
-        paced = [outlet for outlet in self._outlets if outlet.pacer]
+        paced = [outlet for outlet in list(self._outlets) if outlet.pacer]
         return not (self._paused or self._halted) and any(outlet.position(now) < outlet.sent for outlet in paced)
 
     def stats(self) -> StreamStats:
         """Figures of this moment."""
         made = self.take.seconds if self.take else 0.0
-        paced = [outlet for outlet in self._outlets if outlet.pacer] or self._outlets
+        outlets = list(self._outlets)
+        paced = [outlet for outlet in outlets if outlet.pacer] or outlets
         first = paced[0] if paced else None
         pacer = first.pacer if first else None
         return StreamStats(
@@ -279,7 +280,8 @@ class Pump:
                 self._say(now, "waiting for the first sound")
                 return None if self._finished else 0.5
             options = self.options
-            self._outlets = [Outlet(sink, self.take, options.lead, options.title) for sink in self._sinks]
+            for sink in self._sinks:  # one by one: if one cannot begin, those before it are stopped
+                self._outlets.append(Outlet(sink, self.take, options.lead, options.title))
         self._follow_pause(now)
         finished, complete = self._finished, self._pulling.error is None
         waits = [outlet.step(now, finished, complete) for outlet in self._outlets]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +20,13 @@ from rvc_spark.infer.pitch_trackers import HOP, SAMPLE_RATE, pm_f0
 from rvc_spark.streaming.chunk import Gap
 from rvc_spark.streaming.stats import StreamStats
 from rvc_spark.streaming.take import TakeStore
+from rvc_spark.widgets.palette_png import palette_png
 from rvc_spark.widgets.sound import SoundPlayer, show_audio
 from rvc_spark.widgets.spectrogram import FLOOR_DB, mel_picture
 
 SOUND_BYTES = 120_000  # 160,000 characters; the picture takes up to 25,000 more
 SHOWN_SECONDS = 60.0  # more than this does not fit even at the coarsest step
-COLUMNS, BANDS, GREYS = 480, 72, 24
+COLUMNS, BANDS, GREYS = 480, 72, 15
 TOP_HZ = 8_000.0
 SHOWN_GAPS = 20
 F0_COLOUR = (0, 114, 178)  # the blue that `plots` draws results with
@@ -130,7 +129,7 @@ def take_picture(sound: Audio) -> bytes:
             band = int(hz_to_mel(f0[frame]) / picture.top_mel * BANDS)
             levels[max(0, band - 1) : band + 1, column] = GREYS
     shades = np.linspace(255, 20, GREYS).astype(np.uint8)
-    return _png(levels[::-1], np.vstack([np.repeat(shades[:, None], 3, axis=1), F0_COLOUR]).astype(np.uint8))
+    return palette_png(levels[::-1], np.vstack([np.repeat(shades[:, None], 3, axis=1), F0_COLOUR]))
 
 
 def _pitch(sound: Audio) -> np.ndarray:
@@ -138,16 +137,3 @@ def _pitch(sound: Audio) -> np.ndarray:
     samples = sound.mono().resampled(SAMPLE_RATE).samples.astype(np.float64)
     starts = range(0, len(samples), SAMPLE_RATE)
     return np.concatenate([pm_f0(samples[start : start + SAMPLE_RATE]) for start in starts])
-
-
-def _png(pixels: np.ndarray, palette: np.ndarray) -> bytes:
-    """uint8 [height, width] of indices into uint8 [n, 3] as a file (RFC 2083, colour type 3)."""
-
-    def part(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = pixels.shape
-    rows = np.hstack([np.zeros((height, 1), np.uint8), pixels])  # each row begins with its filter: none
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    body = part(b"IHDR", header) + part(b"PLTE", palette.tobytes()) + part(b"IDAT", zlib.compress(rows.tobytes(), 9))
-    return b"\x89PNG\r\n\x1a\n" + body + part(b"IEND", b"")
