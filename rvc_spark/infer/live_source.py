@@ -4,8 +4,8 @@
 
 Every value depends on the positions asked for and never on how the sound was cut into pieces. Two things differ from a
 whole file. The zero-phase high-pass of a window lacks the future behind its end, so its backward run starts there: what
-is wrong by that is below 48 Hz and dies out within some 20 ms, inside the lookahead. And the peak guard knows the
-loudest sample so far, not the one to come. Knows nothing of networks.
+is wrong by that lies around 48 Hz and is 20 dB below speech 20 ms before the end, 40 dB at 40 ms, 80 dB at 100 ms. And
+the peak guard knows the loudest sample so far, not the one to come. Knows nothing of networks.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from statistics import median
 import numpy as np
 
 from rvc_spark.infer.live_blocks import LiveBlocks
-from rvc_spark.infer.live_settings import LiveSettings
+from rvc_spark.infer.live_settings import Grid, LiveSettings
 from rvc_spark.infer.pipeline import Engines
+from rvc_spark.infer.pitch_track import FRAMES_PER_SECOND
 from rvc_spark.infer.segments import SAMPLE_RATE
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_config import Choice
@@ -22,6 +23,7 @@ from rvc_spark.rvc_config import Choice
 BLOCKS = (0.1, 0.25, 0.5, 1.0)  # seconds
 SHARE = 0.7  # of a block's own length that it may take; the rest is for the others who share the machine
 RUNS = 3
+HOPELESS = 1.5  # of a block's length; such a size is measured only once
 BUZZ_HZ = 120.0
 
 
@@ -36,12 +38,12 @@ class BlockChoice:
 def choose_block(engines: Engines, settings: ConversionSettings, live: LiveSettings) -> BlockChoice:
     """The smallest block that takes less than SHARE of its length, or the one that is set, with its measured time."""
     if live.block is not None:
-        taken = _measured(engines, settings, live, live.block)
+        taken = _measured(engines, settings, live.grid(live.block), runs=1)
         reason = f"as set; takes {taken * 1000:.0f} of {_ms(live.block)}"
         return BlockChoice(live.block, Choice(_ms(live.block), reason))
     slower = []
     for block in BLOCKS:
-        taken = _measured(engines, settings, live, block)
+        taken = _measured(engines, settings, live.grid(block))
         words = f"{taken * 1000:.0f} of"
         if taken < SHARE * block:
             others = "".join(f"; {ms} would take {time}" for ms, time in reversed(slower))
@@ -56,16 +58,16 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms"
 
 
-def _measured(engines: Engines, settings: ConversionSettings, live: LiveSettings, block: float) -> float:
+def _measured(engines: Engines, settings: ConversionSettings, grid: Grid, runs: int = RUNS) -> float:
     """Median seconds that a block takes once its kernels are made; hopeless ones are measured once."""
-    blocks = LiveBlocks(engines, settings, live.grid(block))
+    blocks = LiveBlocks(engines, settings, grid)
     blocks.render(_buzz)
     taken = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         began = time.perf_counter()
         blocks.render(_buzz)
         taken.append(time.perf_counter() - began)
-        if taken[0] > 1.5 * block:
+        if taken[0] > HOPELESS * grid.block / FRAMES_PER_SECOND:
             break
     return median(taken)
 
