@@ -250,6 +250,7 @@ class TestRun:
             ({"redo": "failed"}, 1, "1 failed before"),
             ({"redo": "all"}, 4, "4 asked for"),
             ({"format": "wav"}, 4, "4 changed"),
+            ({"sample_format": "pcm24"}, 4, "4 changed"),
             ({"settings": {"f0_method": "pm", "index_rate": 0.0}}, 4, "4 changed"),
             ({"tts": {"speed": 200}}, 3, "3 changed"),
         ):
@@ -263,9 +264,11 @@ class TestRun:
         list(run_batch(made[0], made[1], BatchOptions(**{**vars(QUICK), "redo": "failed"})))
         assert get_vc().voice is voice
 
-    @pytest.mark.parametrize("values", [{"format": "exe"}, {"redo": "never"}, {"settings": {"kye": 1}}])
+    @pytest.mark.parametrize(
+        "values", [{"format": "exe"}, {"redo": "never"}, {"settings": {"kye": 1}}, {"sample_format": "float32"}]
+    )
     def test_bad_options_are_refused(self, values: dict) -> None:
-        with pytest.raises(ConfigError):
+        with pytest.raises((ConfigError, OutputError)):
             BatchOptions(**values)
 
     def test_a_voice_or_engine_that_is_missing_fails_its_items_only(self, tmp_path: Path) -> None:

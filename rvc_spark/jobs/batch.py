@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rvc_spark.audio import Audio, EncodeOptions
+from rvc_spark.audio import Audio
 from rvc_spark.conversion import Conversion
 from rvc_spark.errors import ConfigError, RvcSparkError
 from rvc_spark.jobs.batch_list import BatchEntry, read_batch
@@ -154,7 +154,7 @@ class _Maker:
         file = sound_file(entry, self._options.format)
         target = self._store.folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        encode, source, seconds, why = EncodeOptions(format=self._options.format), entry.audio, None, None
+        encode, source, seconds, why = self._options.encode, entry.audio, None, None
         if entry.text is not None:
             began = time.perf_counter()
             spoken, why = self._spoken(entry)

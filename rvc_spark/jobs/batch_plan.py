@@ -35,7 +35,8 @@ class BatchOptions:
     """What holds for every item that does not say otherwise itself. Out of range raises ConfigError.
 
     voice: name or path. engine, reference, transcript, tts: as in `speak`. settings: fields of ConversionSettings; a
-    text without key and auto_key is brought to the voice's own pitch, as `speak` does. format: of the sound files.
+    text without key and auto_key is brought to the voice's own pitch, as `speak` does. format, sample_format: of the
+    sound files, as in EncodeOptions.
     redo: "changed" makes what is new or changed, "failed" also tries again what failed, "all" makes everything anew.
     outside: let a list name files outside its own folder.
     """
@@ -47,6 +48,7 @@ class BatchOptions:
     tts: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     format: str = "flac"
+    sample_format: str | None = None
     redo: str = "changed"
     outside: bool = False
 
@@ -54,8 +56,14 @@ class BatchOptions:
         ConversionSettings().changed(**self.settings)
         if self.format not in FORMATS:
             raise ConfigError(f"format={self.format!r:.40} is unknown", f"Choose one of {', '.join(FORMATS)}.")
+        _ = self.encode  # checks the sample format
         if self.redo not in REDO:
             raise ConfigError(f"redo={self.redo!r:.40} is unknown", f"Choose one of {', '.join(REDO)}.")
+
+    @property
+    def encode(self) -> EncodeOptions:
+        """How the sound files are written."""
+        return EncodeOptions(format=self.format, sample_format=self.sample_format)
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ class Planner:
             "voice": voice,
             "settings": settings.as_dict(),
             "target": card.median_f0_hz,
-            "encode": repr(EncodeOptions(format=own.format)),
+            "encode": repr(own.encode),
         }
         if settings.f0_curve:
             told["settings"]["f0_curve"] = self._hash(Path(settings.f0_curve))
