@@ -189,18 +189,27 @@ def jupyter(kind: str, folder: Path, *extra: str, cwd: Path | None = None) -> It
         "voila": ["-m", "voila", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"],
     }  # fmt: skip
     command = [sys.executable, *options[kind], *extra]
-    _no_news(folder)
+    if kind == "lab":
+        _no_news(folder)
     log = folder / f"{kind}.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
             command, env=private_environment(folder), cwd=cwd or folder, stdout=output, stderr=output,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_end_with_parent,
         )  # fmt: skip
     try:
         _wait_until_up(server, f"http://127.0.0.1:{port}/{'' if kind == 'voila' else 'api'}", log)
         yield f"http://127.0.0.1:{port}"
     finally:
         _end(server)
+
+
+def _end_with_parent() -> None:
+    """On Linux a server goes with a test run that is killed."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _no_news(folder: Path) -> None:
@@ -289,6 +298,10 @@ class Notebook:
     def interrupt(self) -> None:
         """The stop button of the toolbar."""
         self.page.evaluate(f"() => {_KERNEL}.session.kernel.interrupt()")
+
+    def busy(self) -> bool:
+        """Whether its kernel is at work."""
+        return self.page.evaluate(f"() => {_KERNEL}.session.kernel.status") == "busy"
 
     def text(self, number: int) -> str:
         """What a cell's output says, as text."""

@@ -225,7 +225,7 @@ def test_sound_waits_for_a_click_where_the_browser_wants_one(chrome: Any, addres
         picture(page, "press_to_listen")
         page.get_by_role("button", name="Press to listen").click()
         wait_state(page, "playing")
-        until(page, "async () => { const now = await stats(); return now.played > 4000 && now.queued < 240000; }")
+        until(page, "() => player.now.played > 4000")
         heard = page.evaluate("async () => [...(await player.stats()).captured.slice(0, 4000)]")
         assert np.array_equal(np.array(heard, np.float32), sound[:4000])
         assert page.get_by_role("button", name="Press to listen").is_hidden()
@@ -274,7 +274,7 @@ def test_timed_buffers_pause_run_dry_and_stop(load: Callable, sound: np.ndarray)
     page.wait_for_timeout(50)
     assert page.evaluate("() => stats()")["played"] == paused["played"]
     page.get_by_role("button", name="Play").click()
-    until(page, "async () => (await stats()).underruns === 1")
+    until(page, "() => player.now.underruns === 1")
     assert wait_state(page, "waiting")["played"] == 48_000, "all of it, pause or not"
     page.evaluate("() => feed(48000, 72000)")
     wait_state(page, "playing")

@@ -310,6 +310,11 @@ class Deck {
 
   level() { return this.state === "playing" ? this.track.level(this.position()) : 0; }
 
+  // The last known figures.
+  now() {
+    return this.output ? this.summary(this.output.last) : { played: 0, buffered: this.queued ?? 0, state: this.state };
+  }
+
   async stats() {
     const heard = this.output ? await this.output.stats() : this.final ?? {};
     const { recv, gaps, lost, repeated } = this.count ?? {};

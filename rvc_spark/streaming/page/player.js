@@ -25,7 +25,8 @@ export function createPlayer({ send, source, key }) {
       deck.close();
       if (players.get(name) === player) players.delete(name);
     },
-    stats: () => deck.stats(),
+    stats: () => deck.stats(), // with what was captured: not to be asked often
+    get now() { return deck.now(); },
     get run() { return deck.run?.run; },
     get mode() { return deck.output?.mode ?? deck.final?.mode ?? "none"; },
     get state() { return deck.state; },
