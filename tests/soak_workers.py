@@ -1,7 +1,7 @@
 """The long form of the proof in test_workers: hours of sentences through real threads, run by hand.
 
-    python tests/soak_workers.py --minutes 30                 # quick engines: millions of samples, deaths, cancellations
-    python tests/soak_workers.py --minutes 30 --real          # the demo voice and the embedded engine
+    python tests/soak_workers.py --minutes 30             # quick engines: millions of samples, deaths, cancellations
+    python tests/soak_workers.py --minutes 30 --real      # the demo voice and the embedded engine
 
 Ends with an error if a sample is misplaced, or if memory, threads or file handles grow. Prints a line per round.
 """

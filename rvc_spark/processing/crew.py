@@ -93,16 +93,16 @@ class Crew:
                 if self.desk.stopped or self._keeper is not me:
                     return
                 self._replace_dead()
-                self.desk.settle()
-                free = self._idle_seconds() is not None and self._due()
+                free = self._due()
+            self.desk.settle()
             if free:
                 self._free()
 
     def _patience(self) -> float | None:
         with self.desk.changed:
-            if self.desk.sessions:
-                return LOOK_SECONDS
             idle = self._idle_seconds()
+            if self.desk.sessions or (idle is None and self.desk.worked):
+                return LOOK_SECONDS
         return None if idle is None or self._unload_after is None else max(0.01, self._unload_after - idle)
 
     def _idle_seconds(self) -> float | None:

@@ -118,10 +118,10 @@ class Session:
         return sentence.convert
 
     def urgent(self, step: Step) -> bool:
-        """Whether nothing of this utterance was heard or made ready: its first sentence goes ahead of others."""
-        if step.kind == "convert":
-            return step.number <= self.queue.head and self.queue.ready_seconds == 0 and step.number == 0
-        return step.kind == "enrol" or (step.number == 0 and not any(s.spoken or s.voice for s in self.sentences[:1]))
+        """Whether it belongs to the first sentence, which goes ahead of others: its sound should start early."""
+        if step.kind == "stream":
+            return not self.sentences
+        return step.kind == "enrol" or step.number == 0
 
     def take(self, step: Step) -> None:
         """A worker begins this step."""
@@ -272,7 +272,7 @@ class Session:
         states = [item.state for item in self.sentences]
         return UtteranceStatus(
             self.name, self._state(), len(states), self.complete, sum(state != "waiting" for state in states),
-            states.count("made"), states.count("failed"), self.queue.head, self.queue.ready_seconds,
+            states.count("made"), states.count("failed"), self.queue.delivered, self.queue.ready_seconds,
             "" if self.error is None else str(self.error),
         )  # fmt: skip
 

@@ -37,10 +37,10 @@ class WorkDesk:
 
     def add(self, session: Session) -> None:
         """Open an utterance. Raises StreamError if one of this name is open, WorkerError if the workers are stopped."""
+        self.settle()
         with self.changed:
             if self.stopped:
                 raise WorkerError("the workers are stopped", "Start them: WorkerManager.start().")
-            self.settle()
             if any(other.name == session.name for other in self.sessions):
                 raise StreamError(f"a stream named {session.name!r} is open already", "Choose another name, or none.")
             self.sessions.append(session)

@@ -23,7 +23,8 @@ class UtteranceStatus:
     """How far a stream is.
 
     state: "running", "paused", "held" (at a failed sentence, until `retry`), "ended", "failed" or "cancelled".
-    sentences: known so far; `complete` says whether that is all. ready_seconds: of sound that wait to be taken.
+    sentences: known so far; `complete` says whether that is all. delivered: taken as a whole, or passed as a gap.
+    ready_seconds: of sound that wait to be taken.
     """
 
     name: str
