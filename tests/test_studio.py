@@ -102,7 +102,7 @@ class House:
         return Making(
             self.pieces(), self.stopped.set, lambda: ENGINES, lambda: [tone(110)] * self.sentences,
             lambda: {"tts": 0.25, "rvc": 0.5}, lambda voice, settings: self.changes.append((voice, settings)),
-            "CC BY-NC-SA 4.0",
+            lambda: "CC BY-NC-SA 4.0",
         )  # fmt: skip
 
     def pieces(self) -> Iterator[Audio]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from rvc_spark.widgets.studio_verbs import ConvertRequest, Making, Sounding, Spe
 from rvc_spark.widgets.studio_voice import DEFAULTS, VoiceColumn
 
 LOOK_SECONDS = 0.12  # between two looks at what was made, while something is being made
+COMPARED_SECONDS = 600.0
 OWN = {"text": DEFAULT_SENTENCE, "engine": AUTO, "reference": None, "transcript": None, "recording": None,
        "voice": DEFAULT_VOICE}  # fmt: skip
 
@@ -270,24 +271,28 @@ class Studio:
     def play(self, take: StudioTake | None = None) -> None:
         """Play a take again, at its own level. Raises StreamError (no take, no sound yet)."""
         take = take or self.chosen_take()
-        self._play_alone(take.audio, take.name)
+        if not take.seconds:
+            raise StreamError(f"take {take.name!r} holds no sound", "Wait for the first of it.")
+        self._play_alone(take.blocks(), take.name)
 
     def compare(self, which: str, take: StudioTake | None = None) -> Match:
-        """Play "source" or "result" of a take, both brought to the same loudness. Returns the gains.
+        """Play "source" or "result" of a take, both brought to the same loudness. Returns the gains in dB.
+
+        Of long takes the first COMPARED_SECONDS are measured and played.
 
         Raises StreamError (nothing to compare), ConfigError (neither of the two).
         """
         if which not in ("source", "result"):
             raise ConfigError(f"{which!r:.40} cannot be compared", "Choose 'source' or 'result'.")
         take = take or self.chosen_take()
-        sounds = {"source": take.source, "result": take.audio}
+        sounds = dict(zip(("source", "result"), take.pair(COMPARED_SECONDS), strict=True))
         match = match_loudness(*sounds.values())
         gain = dict(zip(sounds, match.gains, strict=True))[which]
         self.listen.match_note.say(match.words(("source", "result")))
         self._play_alone(with_gain(sounds[which], gain), f"{take.name}, {which}")
         return match
 
-    def _play_alone(self, sound: Audio, title: str) -> None:
+    def _play_alone(self, sound: Audio | Iterator[Audio], title: str) -> None:
         self.stop()
         self._hear(sound, title)
 

@@ -60,7 +60,7 @@ STYLE = """<style>
 .rvc-consent{font-size:.84em;color:var(--rvc-dim);line-height:1.35}
 .rvc-studio .widget-button{width:auto;min-width:4.6em}
 .rvc-studio .widget-upload{width:auto}
-.rvc-studio .widget-select{width:auto}
+.rvc-studio .widget-select{width:auto}.rvc-studio .widget-select select{padding:3px 6px}
 .rvc-studio .rvc-spark-player{min-width:0}
 .rvc-studio .rvc-spark-stage canvas{height:120px}
 </style>"""

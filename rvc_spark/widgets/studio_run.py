@@ -55,7 +55,6 @@ class Run:
         take = self.take
         try:
             making = self._making = self._make()
-            take.licence = making.licence
             try:
                 for piece in making.pieces:
                     if self._stopping.is_set():
@@ -87,6 +86,7 @@ class Run:
         try:
             if (making := self._making) is not None and take.seconds:
                 take.engines.update(making.engines())
+                take.licence = making.licence()
                 take.timings.update(making.timings())
                 for piece in making.sources():
                     take.spools[0].append(piece)

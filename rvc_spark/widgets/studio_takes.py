@@ -8,6 +8,7 @@ was not written to disk goes first, and its going is said.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
@@ -17,18 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rvc_spark.audio import Audio, EncodeOptions, write_audio
+from rvc_spark.audio import Audio, EncodeOptions, open_writer
 from rvc_spark.errors import AudioError, ConfigError, OutputError, RvcSparkError, StreamError
 from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_init import licensed
 from rvc_spark.streaming.take import TakeStore
 from rvc_spark.widgets.sound import show_audio
-from rvc_spark.widgets.studio_picture import pair_picture
+from rvc_spark.widgets.studio_picture import SEEN_SECONDS, pair_picture
 
 EXPORT_FORMATS = ("flac", "wav", "ogg", "mp3")
 MAX_TAKES = 30
 MAX_SECONDS = 1_200.0  # of all takes together; source and result of 20 minutes take about 300 MB
 NAME_LETTERS = 60
+SHOWN_SECONDS = 60.0  # of a take as the last line of a cell; the screen plays all of it
 LOOK_SECONDS = 0.05  # how often a waiting caller looks at the clock and lets the studio show what came
 WORKING, DONE, STOPPED, FAILED = "working", "done", "stopped", "failed"
 
@@ -57,10 +59,25 @@ class Spool:
         store = self._store
         return store.seconds if store is not None else 0.0
 
-    def audio(self) -> Audio | None:
-        """All so far as one sound, None while there is nothing."""
+    @property
+    def rate(self) -> int:
+        """Hz; 0 while there is nothing."""
         store = self._store
-        return store.audio() if store is not None and store.frames else None
+        return store.rate if store is not None else 0
+
+    def audio(self, seconds: float = math.inf) -> Audio | None:
+        """All so far as one sound, or its beginning; None while there is nothing."""
+        store = self._store
+        if store is None or not store.frames:
+            return None
+        return store.audio(0, min(store.frames, max(1, round(min(seconds, store.seconds) * store.rate))))
+
+    def blocks(self) -> Iterator[Audio]:
+        """All so far in pieces, however long it is."""
+        store = self._store
+        if store is not None:
+            for block in store.blocks():
+                yield Audio(block[:, 0], store.rate)
 
     def close(self) -> None:
         """Forget the samples."""
@@ -114,6 +131,17 @@ class StudioTake:
         """What was converted: the spoken text, or the recording. Raises StreamError when it was not kept."""
         return _there(self.spools[0].audio(), f"take {self.name!r} has no source to compare with")
 
+    def blocks(self) -> Iterator[Audio]:
+        """The result so far in pieces, however long it is."""
+        return self.spools[1].blocks()
+
+    def pair(self, seconds: float) -> tuple[Audio, Audio]:
+        """The beginnings of source and result. Raises StreamError when one of them is not there."""
+        source, result = (spool.audio(seconds) for spool in self.spools)
+        return _there(source, f"take {self.name!r} has no source to compare with"), _there(
+            result, f"take {self.name!r} holds no sound"
+        )
+
     @property
     def seconds(self) -> float:
         """How much sound of the result there is."""
@@ -153,14 +181,18 @@ class StudioTake:
         path = Path(path)
         if path.suffix.lower().lstrip(".") not in EXPORT_FORMATS:
             raise OutputError(f"{path.name!r} has none of the suffixes of sound", f"Use {', '.join(EXPORT_FORMATS)}.")
-        sound = self.audio
+        spool = self.spools[1]
+        _there(spool.audio(0.0), f"take {self.name!r} holds no sound")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent} cannot be made: {error}", "Name a place that is yours.") from error
-        self.kept = write_audio(path, sound, options=licensed(options, self.licence))
+        with open_writer(path, spool.rate, 1, licensed(options, self.licence)) as writer:
+            for block in spool.blocks():
+                writer.write(block.samples[None])
         _write_json(path.with_suffix(".json"), self.report())
-        return self.kept
+        self.kept = path
+        return path
 
     def report(self) -> dict[str, Any]:
         """Everything but the sound, ready for JSON."""
@@ -183,7 +215,7 @@ class StudioTake:
 
     def draw(self) -> None:
         """Make the picture of source and result, where both are there. Any thread."""
-        source, result = self.spools[0].audio(), self.spools[1].audio()
+        source, result = (spool.audio(SEEN_SECONDS) for spool in self.spools)
         if source is not None and result is not None:
             picture = pair_picture(source, result)
             self.picture, self.picture_words = picture.png, picture.description
@@ -193,8 +225,11 @@ class StudioTake:
         return f"StudioTake({self.name!r}, {self.kind} as {voice!r}, {self.seconds:.2f} s, {self.state})"
 
     def _repr_html_(self) -> str:
-        sound = self.spools[1].audio()
-        return show_audio(sound, self.name)._repr_html_() if sound is not None else ""
+        sound = self.spools[1].audio(SHOWN_SECONDS)
+        if sound is None:
+            return ""
+        cut = f", its first {sound.seconds:.0f} s" if sound.seconds < self.seconds else ""
+        return show_audio(sound, self.name + cut)._repr_html_()
 
 
 def _there(sound: Audio | None, problem: str) -> Audio:

@@ -58,7 +58,8 @@ class Making:
 
     pieces: in order. stop: ends the work, from any thread; called in the end too. engines: which did what, complete at
     the end. sources: what was converted, asked for once, after the last piece. timings: seconds per stage, at the end.
-    change: another voice (or None) and other settings from the next sentence on. licence: of the weights that speak.
+    change: another voice (or None) and other settings from the next sentence on. licence: of the weights that spoke, at
+    the end.
     """
 
     pieces: Iterator[Audio]
@@ -67,7 +68,7 @@ class Making:
     sources: Callable[[], Iterable[Audio]] = tuple
     timings: Callable[[], Mapping[str, float]] = dict
     change: Callable[[str | None, dict[str, Any]], None] = _nothing
-    licence: str = ""
+    licence: Callable[[], str] = str
 
 
 class Sounding(Protocol):
@@ -93,19 +94,22 @@ def speak_made(request: SpeakRequest) -> Making:
     def change(voice: str | None, settings: dict[str, Any]) -> None:
         utterance.change(voice=voice, **settings)
 
-    engine = rvc_init.get_speakers().engine(request.engine)[0]
+    spoke = utterance.engines["tts"].value
     return Making(
-        utterance, utterance.cancel, lambda: utterance.engines, lambda: spoken_again(request), timings, change,
-        engine.licence,
+        utterance, utterance.cancel, lambda: utterance.engines, lambda: spoken_again(request, spoke), timings, change,
+        lambda: rvc_init.get_speakers().engine(spoke)[0].licence,
     )  # fmt: skip
 
 
-def spoken_again(request: SpeakRequest) -> Iterator[Audio]:
-    """What was said before it was converted, sentence by sentence; nothing where saying it again costs time."""
-    speakers = rvc_init.get_speakers()
-    engine, _ = speakers.engine(request.engine)
-    if engine.name != "espeak":
+def spoken_again(request: SpeakRequest, spoke: str) -> Iterator[Audio]:
+    """What was said before it was converted, sentence by sentence; nothing where saying it again costs time.
+
+    spoke: name of the engine.
+    """
+    if spoke != "espeak":
         return
+    speakers = rvc_init.get_speakers()
+    engine, _ = speakers.engine(spoke)
     speaker = speakers.speaker_file(engine, request.reference)
     for number, sentence in enumerate(split_text_and_validate(request.text)):
         spoken = engine.speak(speaker, sentence)
