@@ -116,7 +116,7 @@ class LiveConversion:
         self._blocks = None
         self._source.clear()
         pieces, self._pieces = self._pieces, iter(())
-        if isinstance(pieces, Generator) or hasattr(pieces, "close"):
+        if hasattr(pieces, "close"):
             pieces.close()
 
     def _run(self) -> Generator[Audio, None, None]:
