@@ -157,13 +157,11 @@ class LibavDecoder:
 
         self._name = source.name
         self._av = av
+        # Tags in a wrong encoding must not keep a sound from being read; PyAV 19 is always lenient, without this option.
+        lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+        limits = {"format_whitelist": LIBAV_FORMATS, "protocol_whitelist": "none"}
         try:
-            self._container = av.open(
-                source.stream,
-                "r",
-                options={"format_whitelist": LIBAV_FORMATS, "protocol_whitelist": "none"},
-                metadata_errors="ignore",
-            )
+            self._container = av.open(source.stream, "r", options=limits, **lenient)
         except (av.FFmpegError, ValueError) as error:
             raise _unknown(self._name, _av_reason(error)) from error
         try:
@@ -177,7 +175,8 @@ class LibavDecoder:
         if not self._container.streams.audio:
             raise AudioError(f"{self._name} has no audio track", "Give a file with sound in it.")
         self._stream = self._container.streams.audio[0]
-        if self._stream.codec_context is None:  # PyAV before 18 crashes when such a stream is decoded
+        codec = self._stream.codec_context  # None up to PyAV 18; before 18 decoding such a stream crashes
+        if codec is None or not codec.is_decoder:
             raise _unknown(self._name, "its codec is not known")
         self._seconds = 0.0
         self._packets = self._damaged = 0
