@@ -18,7 +18,7 @@ from rvc_spark.processing.chunk_order import ChunkOrder, Missing, Place
 from rvc_spark.processing.sound_line import FADE_SECONDS, GAP_SECONDS, Source
 
 RATE = 16_000
-PATIENCE = 20  # seconds; reaching it means that something hangs
+PATIENCE = 60  # seconds; reaching it means that something hangs
 ERROR = SpeechError("it failed", "Try again.")
 GAP = round(GAP_SECONDS * RATE)
 

@@ -43,7 +43,7 @@ from rvc_spark.processing.spoken_parts import SENTENCE_PAUSE
 from rvc_spark.processing.worker_manager import WorkerManager
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # they die on purpose
-PATIENCE = 30  # seconds; reaching it means that something hangs
+PATIENCE = 120  # seconds; reaching it means that something hangs
 
 
 def story(count: int, name: str = "story") -> str:
