@@ -157,7 +157,7 @@ class LibavDecoder:
 
         self._name = source.name
         self._av = av
-        # Tags in a wrong encoding must not keep a sound from being read; PyAV 19 is always lenient, without this option.
+        # Tags in a wrong encoding must not keep a sound from being read; PyAV 19 is always lenient and lost the option.
         lenient = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
         limits = {"format_whitelist": LIBAV_FORMATS, "protocol_whitelist": "none"}
         try:
@@ -175,8 +175,7 @@ class LibavDecoder:
         if not self._container.streams.audio:
             raise AudioError(f"{self._name} has no audio track", "Give a file with sound in it.")
         self._stream = self._container.streams.audio[0]
-        codec = self._stream.codec_context  # None up to PyAV 18; before 18 decoding such a stream crashes
-        if codec is None or not codec.is_decoder:
+        if self._stream.codec_context is None:  # PyAV before 18 crashes when such a stream is decoded
             raise _unknown(self._name, "its codec is not known")
         self._seconds = 0.0
         self._packets = self._damaged = 0
@@ -212,6 +211,8 @@ class LibavDecoder:
             except self._av.FFmpegError as error:
                 self._count_damage(_av_reason(error))
                 continue
+            except ValueError as error:  # what PyAV 19 says of a codec that is unknown or could not be opened
+                raise _unknown(self._name, str(error)) from error
             for frame in frames:
                 if frame.samples > 0:
                     self._seconds += frame.samples / max(frame.rate, 1)
