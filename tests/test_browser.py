@@ -70,7 +70,7 @@ class Lab:
 
     def sounds(self) -> None:
         """Until something is heard."""
-        until(self.page, f"() => globalThis.rvcSparkPlayers?.size && {PLAYER}.state === 'playing'")
+        until(self.page, f"() => globalThis.rvcSparkPlayers?.size && {PLAYER}.state === 'playing'", 90)
 
     def heard(self) -> dict[str, Any]:
         """Figures of the page once everything was heard."""
@@ -224,7 +224,7 @@ def test_cancelling_and_running_the_cell_again(lab: Lab) -> None:
     lab.sounds()
     first = lab.page.evaluate("() => [...rvcSparkPlayers.keys()].at(-1)")
     lab.notebook.run(cell)
-    until(lab.page, f"() => !rvcSparkPlayers.has({first!r}) && rvcSparkPlayers.size && {PLAYER}.state === 'playing'")
+    until(lab.page, f"() => !rvcSparkPlayers.has({first!r}) && rvcSparkPlayers.size && {PLAYER}.state === 'playing'", 90)
     assert lab.ask("len(ours())") == 2, "the first run is gone"
     assert lab.ask("playing.stop()") is True
     lab.assert_over("stopped")
