@@ -224,7 +224,7 @@ def test_cancelling_and_running_the_cell_again(lab: Lab) -> None:
     lab.sounds()
     first = lab.page.evaluate("() => [...rvcSparkPlayers.keys()].at(-1)")
     lab.notebook.run(cell)
-    until(lab.page, f"() => !rvcSparkPlayers.has({first!r}) && rvcSparkPlayers.size && {PLAYER}.state === 'playing'", 90)
+    until(lab.page, f"() => !rvcSparkPlayers.has({first!r}) && rvcSparkPlayers.size && {PLAYER}.state === 'playing'")
     assert lab.ask("len(ours())") == 2, "the first run is gone"
     assert lab.ask("playing.stop()") is True
     lab.assert_over("stopped")
