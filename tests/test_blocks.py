@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rvc_spark.audio import Audio
 from rvc_spark.errors import AudioError, ConfigError, VoiceFileError
 from rvc_spark.infer.loudness_match import StreamedMatch, envelope_of, match_loudness
-from rvc_spark.infer.peak_guard import PeakGuard
 from rvc_spark.rvc_modules import VC
 
 
@@ -104,16 +103,3 @@ def test_streamed_loudness_is_that_of_the_whole(lengths: list[int], mix: float, 
         held = max(held, sum(map(len, np.split(sound, edges)[: len(pieces)])) - sum(map(len, pieces)))
     np.testing.assert_array_equal(np.concatenate(pieces), match_loudness(source, sound, rate, mix))
     assert held <= rate + max(lengths)  # less than a second, and what has just come
-
-
-def test_the_peak_guard_turns_down_once_and_never_clicks() -> None:
-    rate = 8_000
-    quiet = (0.5 * np.sin(np.arange(4_000) / 9)).astype(np.float32)
-    loud = np.concatenate([quiet, (1.8 * np.sin(np.arange(4_000) / 9)).astype(np.float32), quiet])
-    guard = PeakGuard(0.99, rate)
-    made = np.concatenate([guard.push(block) for block in np.array_split(loud, 7)])
-    assert np.abs(made).max() <= 0.99 * (1 + 1e-6)
-    np.testing.assert_array_equal(made[:3_500], loud[:3_500])
-    gain = made[np.abs(loud) > 0.1] / loud[np.abs(loud) > 0.1]
-    assert np.all(np.diff(gain) <= 1e-6) and gain[-1] == pytest.approx(0.99 / np.abs(loud).max(), rel=1e-5)
-    assert PeakGuard(0.99, rate).push(np.zeros(0, np.float32)).size == 0

@@ -14,12 +14,13 @@ from rvc_spark.audio import Audio, read_audio, resample
 from rvc_spark.errors import AudioError, ConfigError
 from rvc_spark.infer import live_warmup
 from rvc_spark.infer.live import LiveConversion
-from rvc_spark.infer.live_loudness import LiveLoudness, PeakGuard
+from rvc_spark.infer.live_loudness import LiveLoudness
 from rvc_spark.infer.live_recent import Recent
 from rvc_spark.infer.live_resample import needed_input, resampled_span
 from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.live_source import LiveSource
-from rvc_spark.infer.pipeline import Engines, Rendering, drain
+from rvc_spark.infer.peak_guard import PeakGuard
+from rvc_spark.infer.pipeline import OUTPUT_PEAK, Engines, Rendering, drain
 from rvc_spark.infer.segments import highpass
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_modules import VC, read_source
@@ -271,7 +272,7 @@ def test_peaks_are_held_without_a_step_and_what_is_quiet_passes_bit_for_bit() ->
     loud = quiet.copy()
     loud[rate // 2 : rate // 2 + 800] *= 6
     for sound in (quiet, loud):
-        guard, out = PeakGuard(rate), []
+        guard, out = PeakGuard(OUTPUT_PEAK, rate), []
         for piece in np.array_split(sound, 37):
             out.append(guard.push(piece))
             assert guard.waiting <= guard.held

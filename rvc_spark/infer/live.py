@@ -16,12 +16,13 @@ import numpy as np
 
 from rvc_spark.audio import Audio
 from rvc_spark.infer.live_blocks import ENCODER_REACH, LiveBlock, LiveBlocks
-from rvc_spark.infer.live_loudness import LiveLoudness, PeakGuard
+from rvc_spark.infer.live_loudness import LiveLoudness
 from rvc_spark.infer.live_resample import SpanResampler
 from rvc_spark.infer.live_settings import FEATURE_SECONDS, LiveSettings
 from rvc_spark.infer.live_source import LiveSource
 from rvc_spark.infer.live_warmup import choose_block
-from rvc_spark.infer.pipeline import Engines
+from rvc_spark.infer.peak_guard import PeakGuard
+from rvc_spark.infer.pipeline import OUTPUT_PEAK, Engines
 from rvc_spark.infer.segments import SAMPLE_RATE
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_config import Choice
@@ -64,7 +65,7 @@ class LiveConversion:
         self.rate = settings.resample_rate or info.sample_rate
         self._voice_rate, self._per_frame = info.sample_rate, info.samples_per_frame
         self._resampler = SpanResampler(info.sample_rate, self.rate)
-        self._guard = PeakGuard(self.rate)
+        self._guard = PeakGuard(OUTPUT_PEAK, self.rate)
         self._choices = {**(choices or {}), "block": chosen.choice}
         self._key = self._blocks.key
         self.frames_out = 0

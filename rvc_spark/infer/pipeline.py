@@ -266,7 +266,7 @@ class Rendering:
         """The same result as `steps`, each block as soon as it is decoded: float32, together `frames_out` samples.
 
         Only where the result would exceed full scale do the two differ: `steps` scales the whole, here the gain falls
-        when it happens.
+        around the peak.
 
         first_frames: length of the first decoded block in frames of 10 ms.
         """
@@ -278,8 +278,12 @@ class Rendering:
         for block in self._resampled(self._leveled(parts, first_frames), rate):
             block = block[: self.frames_out - made]
             made += len(block)
-            if len(block):
-                yield guard.push(block)
+            ready = guard.push(block)
+            if len(ready):
+                yield ready
+        rest = guard.finish()
+        if len(rest):
+            yield rest
 
     def _leveled(self, parts: list[Part], first_frames: int) -> Iterator[np.ndarray]:
         """Blocks at the voice's rate, as long as the recording, with the source's loudness mixed in."""
