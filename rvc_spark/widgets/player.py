@@ -27,6 +27,7 @@ from rvc_spark.widgets.live_columns import BANDS, HOP_SECONDS, LiveColumns, warm
 
 FORMATS = ("auto", "f32", "i16")
 REPEAT_AFTER = (0.25, 0.8, 2.0)  # seconds after the first packet, while no page has answered
+KEPT_PACKETS = 300  # of the beginning; more at once than a kernel's publisher is sure to deliver
 NO_COLUMNS = (np.zeros((0, BANDS), np.uint8), np.zeros(0, np.float32))
 COMMANDS = ("stop", "pause", "resume", "save", "bye")
 
@@ -68,6 +69,7 @@ class LivePlayer(anywidget.AnyWidget):
         self._news = Feedback()
         self._answered = False
         self._opening: dict | None = None
+        self._last: dict[str, dict] = {}  # what a page that comes late has to be told besides the sound, by kind
         self._rate = 1
         super().__init__(key=secrets.token_hex(8))  # on Colab this also enables the custom widget manager, once
         self.on_msg(self._heard)
@@ -96,6 +98,7 @@ class LivePlayer(anywidget.AnyWidget):
         self._kept: list[tuple[dict, list[bytes]]] = []
         self._repeat_at = [time.monotonic() + seconds for seconds in REPEAT_AFTER]
         self._answered = False
+        self._last = {}
         self.send(self._opening)
 
     def packet(self, packet: Packet) -> None:
@@ -152,16 +155,22 @@ class LivePlayer(anywidget.AnyWidget):
     # ---- between Python and the page ---------------------------------------------------------------------------------
 
     def _say(self, kind: str, **content: Any) -> None:
-        self.send({"t": kind, "run": self.run, **content})
+        message = {"t": kind, "run": self.run, **content}
+        if kind == "resume":
+            self._last.pop("pause", None)
+        else:
+            self._last[kind] = message
+        self.send(message)
 
     def _keep(self, message: dict, buffers: list[bytes]) -> None:
         """A page that is not there yet loses what is sent, so the beginning is sent again until one answers; a page
         that had it knows the numbers and drops it."""
-        if self._answered or not self._repeat_at:
+        if self._answered:
             self._kept = []
             return
-        self._kept.append((message, buffers))
-        if time.monotonic() >= self._repeat_at[0]:
+        if len(self._kept) < KEPT_PACKETS:
+            self._kept.append((message, buffers))
+        if self._repeat_at and time.monotonic() >= self._repeat_at[0]:
             self._repeat_at.pop(0)
             self._send_again()
 
@@ -169,6 +178,8 @@ class LivePlayer(anywidget.AnyWidget):
         self.send(self._opening)
         for message, buffers in list(self._kept):
             self.send(message, buffers)
+        for message in list(self._last.values()):
+            self.send(message)
 
     def _heard(self, _: Any, content: Any, buffers: Any) -> None:
         """A message of the page. It comes from outside, so nothing in it is taken for granted."""
