@@ -26,11 +26,18 @@ def log_mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
 
 
 def click_score(sound: np.ndarray, at: int, rate: int) -> float:
-    """Energy of the second difference within 5 ms of a place over that of the surrounding 60 ms, in dB."""
+    """Energy of the second difference within 5 ms of a place over that of the loudest other 10 ms within 60 ms, in dB.
+
+    The loudest and not the mean: where speech begins, 10 ms rise 11 dB above the mean of their surroundings without any
+    join, while a click stands above everything near it.
+    """
     second = np.diff(sound.astype(np.float64), 2) ** 2
-    near, far = round(0.005 * rate), round(0.06 * rate)
-    around = np.concatenate([second[max(0, at - far) : at - near], second[at + near : at + far]])
-    return float(10 * np.log10((second[at - near : at + near].mean() + 1e-12) / (around.mean() + 1e-12)))
+    near = round(0.005 * rate)
+    others = [middle for step in range(2, 13) for middle in (at - step * near, at + step * near)]
+    around = [
+        second[middle - near : middle + near].mean() for middle in others if near <= middle <= len(second) - near
+    ]
+    return float(10 * np.log10((second[at - near : at + near].mean() + 1e-12) / (max(around) + 1e-12)))
 
 
 def join_places(frames: int, block: int, crossfade: int) -> list[int]:
@@ -40,9 +47,5 @@ def join_places(frames: int, block: int, crossfade: int) -> list[int]:
 
 
 def join_scores(live: np.ndarray, whole: np.ndarray, places: list[int], rate: int) -> tuple[float, float]:
-    """Worst score of a join, and how far the worst exceeds both +6 dB and the whole conversion's at the same place.
-
-    Speech has bursts of its own, which score as high wherever they meet a place; the whole has them too, and no joins.
-    """
-    pairs = [(click_score(live, at, rate), click_score(whole, at, rate)) for at in places]
-    return max(score for score, _ in pairs), max(score - max(6.0, own) for score, own in pairs)
+    """Worst score of the joins, and of the whole conversion at the same places, where it has none."""
+    return tuple(max(click_score(sound, at, rate) for at in places) for sound in (live, whole))

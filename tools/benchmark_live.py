@@ -126,7 +126,7 @@ def row(
         "rtf": seconds / sum(sound.seconds for sound in sounds),
         "log_mel_db": float(np.mean([item["log_mel_db"] for item in found])),
         "join_worst_db": max(item["join_worst_db"] for item in found),
-        "join_excess_db": max(item["join_excess_db"] for item in found),
+        "join_whole_db": max(item["join_whole_db"] for item in found),
         "f0_median_cents": float(np.median([item["f0_median_cents"] for item in found])),
         "voicing_agrees": float(np.mean([item["voicing_agrees"] for item in found])),
         **sola_figures(sola),
@@ -138,10 +138,10 @@ def compared(samples: np.ndarray, blocks_f0: list[np.ndarray], exact: Conversion
     reference, rate = exact.audio.samples, exact.rate
     grid = live.grid(live.block)
     places = tools().join_places(len(reference), grid.block * rate // 100, grid.crossfade * rate // 100)
-    worst, excess = tools().join_scores(samples, reference, places, rate)
+    worst, natural = tools().join_scores(samples, reference, places, rate)
     figures = {
         "log_mel_db": tools().log_mel_distance(reference, samples, rate),
-        "join_worst_db": worst, "join_excess_db": excess, "f0_median_cents": 0.0, "voicing_agrees": 1.0,
+        "join_worst_db": worst, "join_whole_db": natural, "f0_median_cents": 0.0, "voicing_agrees": 1.0,
     }  # fmt: skip
     if exact.result_f0 is not None and len(blocks_f0) and blocks_f0[0] is not None:
         f0 = np.concatenate(blocks_f0)
@@ -208,14 +208,14 @@ def show(marks: dict[str, float], rows: list[dict[str, Any]]) -> None:
     sys.stdout.write(
         f"marks: another seed {marks['other_seed_db']:.2f} dB, "
         f"one content frame late {marks['one_frame_late_db']:.2f} dB\n"
-        "| block | context | lookahead | delay | RTF | log-mel | worst join (beyond the whole's own) | f0 | voicing "
+        "| block | context | lookahead | delay | RTF | log-mel | worst join | f0 | voicing "
         "| sides alike | SOLA stays | SOLA changes 2nd difference |\n" + "|---" * 12 + "|\n"
     )
     for item in rows:
         sys.stdout.write(
             f"| {item['block_ms']:.0f} ms | {item['context_s']:g} s | {item['lookahead_ms']:.0f} ms "
             f"| {item['delay_ms']:.0f} ms | {item['rtf']:.2f} | {item['log_mel_db']:.2f} dB "
-            f"| {item['join_worst_db']:.1f} dB ({item['join_excess_db']:+.1f}) | {item['f0_median_cents']:.1f} cents "
+            f"| {item['join_worst_db']:.1f} dB (whole: {item['join_whole_db']:.1f}) | {item['f0_median_cents']:.1f} cents "
             f"| {item['voicing_agrees']:.1%} | {item['alike']:.3f} | {item['sola_stays']:.0%} "
             f"| {item['sola_db']:+.1f} dB |\n"
         )
