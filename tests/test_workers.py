@@ -752,15 +752,15 @@ def test_a_paragraph_is_what_its_sentences_are(real):
     with WorkerManager(vc, speakers, WorkerOptions(unload_after=0.2)) as manager:
         utterance = manager.submit(TEXT, engine="espeak", f0_method="pm")
         whole = sound_of(heard(utterance))
+        until(lambda: manager.status().models.value == "freed")
+        assert not vc.loaded
+
         by_hand, key = whole_of(vc, speakers)
         assert abs(len(by_hand) - len(whole)) <= 1 and utterance.engines["key"].value == f"{key:+g}"
         np.testing.assert_allclose(whole[:-1], by_hand[: len(whole) - 1], atol=2e-6)  # blocks round differently
         speech = rvc_init.speak(TEXT, engine="espeak", f0_method="pm")
         assert len(whole) == speech.audio.frames
         assert utterance.engines["pitch"].value == "pm"
-
-        until(lambda: manager.status().models.value == "freed")
-        assert not vc.loaded
         np.testing.assert_array_equal(sound_of(heard(manager.submit(TEXT, engine="espeak", f0_method="pm"))), whole)
 
 

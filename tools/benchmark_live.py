@@ -215,7 +215,8 @@ def show(marks: dict[str, float], rows: list[dict[str, Any]]) -> None:
         sys.stdout.write(
             f"| {item['block_ms']:.0f} ms | {item['context_s']:g} s | {item['lookahead_ms']:.0f} ms "
             f"| {item['delay_ms']:.0f} ms | {item['rtf']:.2f} | {item['log_mel_db']:.2f} dB "
-            f"| {item['join_worst_db']:.1f} dB (whole: {item['join_whole_db']:.1f}) | {item['f0_median_cents']:.1f} cents "
+            f"| {item['join_worst_db']:.1f} dB (whole: {item['join_whole_db']:.1f}) "
+            f"| {item['f0_median_cents']:.1f} cents "
             f"| {item['voicing_agrees']:.1%} | {item['alike']:.3f} | {item['sola_stays']:.0%} "
             f"| {item['sola_db']:+.1f} dB |\n"
         )
