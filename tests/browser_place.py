@@ -103,7 +103,7 @@ def until(page: Any, script: str, seconds: float = 30.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := page.evaluate(script)):
         assert time.monotonic() < end, f"still not true after {seconds:g} s: {script}"
-        page.wait_for_timeout(30)
+        page.wait_for_timeout(100)  # the page has better things to do than answering
     return found
 
 
