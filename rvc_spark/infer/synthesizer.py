@@ -79,8 +79,8 @@ class WindowOptions(TypedDict, total=False):
     start_phase: cycles of the harmonic source at the start of frame 0 (default 0).
     formant_frames: stretch the kept frames to so many before the decoder, so formants move; the f0 given is that of
         the stretched sound. Default None: no stretching.
-    first_frames: frames of the first block that leaves; each following one has twice as many, up to what is fastest.
-        Default None: the fastest from the start.
+    first_frames: frames of the first block that leaves; each following one has half as many again, up to what is
+        fastest. Default None: the fastest from the start.
     """
 
     start_phase: float
@@ -322,7 +322,7 @@ class Synthesizer:
             # CPU kernels are compiled and kept per length. In a long stretch the last block reaches back to the full
             # length, so an hour of parts does not fill the memory with kernels that are used once.
             yield stop - size if keep[1] - keep[0] >= ALIGNED_BLOCKS * largest else at, at, stop
-            at, size = stop, min(2 * size, largest)
+            at, size = stop, min(3 * size // 2, largest)
 
     def _decoded(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, spans: Spans) -> Iterator[Tensor]:
         """Decode [1, C, T] in blocks, each with its receptive field: the kept frames' samples, float32."""

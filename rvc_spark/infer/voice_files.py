@@ -120,7 +120,7 @@ def find_voice(name: str, folders: list[Path]) -> Path:
     near = get_close_matches(wanted, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known voices: {', '.join(sorted(known)[:20]) or 'none'}."
     places = ", ".join(str(folder) for folder in folders)
-    raise VoiceNotFoundError(f"no voice {name[:200]!r} in {places}", f"{hint} Put its .pth file there, or give a path")
+    raise VoiceNotFoundError(f"no voice {name[:200]!r} in {places}", f"{hint} Put its .pth file there, or give a path.")
 
 
 def list_voices(folders: list[Path]) -> list[VoiceListing]:

@@ -178,7 +178,7 @@ def stream_figure(heard: Heard, *, theme: str = "light") -> Figure:
         axes.plot(heard.times, made[1:], "o", color=look.result, markersize=5)
     axes.set_xlim(0.0, 1.02 * end)
     axes.set_ylim(0.0, 1.12 * made[-1])
-    axes.set_xlabel("seconds since the text was sent", color=look.ink)
+    axes.set_xlabel("seconds since it was asked for", color=look.ink)
     axes.set_ylabel("seconds of sound", color=look.ink)
     dress(axes, look)
     axes.legend(loc="lower right", fontsize=8, framealpha=0.85, facecolor=look.paper, edgecolor=look.grid,
