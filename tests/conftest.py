@@ -1,4 +1,7 @@
-"""What several test files share: one tiny Spark-TTS checkpoint for the whole run."""
+"""What several test files share: one tiny Spark-TTS checkpoint for the whole run, and what a quick run leaves out.
+
+`pytest --thorough` runs every notebook in every way; else every notebook runs once or more, and every way with several.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,21 @@ from pathlib import Path
 
 import pytest
 from spark_maker import make_spark_folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="every notebook through nbval, papermill and voila")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thorough: minutes of the same with another notebook; runs with --thorough")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="tested with other notebooks; --thorough runs all"))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,11 @@ MAX_AUDIO_CHARACTERS = 200_000  # of base64 in one stored output
 EMBEDDED = re.compile(r"data:(?:audio|video|application)/[^,\"'\s]*;base64,([A-Za-z0-9+/=\\n]*)")
 
 
+def quick_first(paths: list[Path], *quick: str) -> list[Any]:
+    """All of them as parameters; those not named as `quick` only run with --thorough (see conftest)."""
+    return [path if path.name in quick else pytest.param(path, marks=pytest.mark.thorough) for path in paths]
+
+
 def cells_of(path: Path, kind: str) -> list:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from live_measures import join_places, join_scores, log_mel_distance
 
 from rvc_spark.audio import Audio, read_audio, resample
 from rvc_spark.errors import AudioError, ConfigError
@@ -24,7 +25,6 @@ from rvc_spark.infer.pipeline import OUTPUT_PEAK, Engines, Rendering, drain
 from rvc_spark.infer.segments import highpass
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_modules import VC, read_source
-from tests.live_measures import join_places, join_scores, log_mel_distance
 from tests.small_engines import small_engines
 
 QUICK = LiveSettings(block=0.1, context=0.2, lookahead=0.04)

@@ -18,6 +18,7 @@ from notebook_place import (
     house_of_its_own,
     nbformat,
     outputs_by_cell,
+    quick_first,
     run_with_papermill,
     surroundings,
     told_by,
@@ -27,6 +28,7 @@ from rvc_spark.audio import Audio, write_audio
 
 SPECIAL = ("start.ipynb", "spark.ipynb")  # executed below with other parameters than their own
 FAILED = nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="by zero", traceback=[])
+QUICK = ("stream.ipynb", "studio.ipynb", "triton_spark_rvc.ipynb")  # batch.ipynb has a papermill test of its own
 ORDINARY = [path for path in NOTEBOOKS if path.name not in SPECIAL]
 
 
@@ -99,7 +101,7 @@ def test_a_notebook_with_an_error_or_a_cell_that_did_not_run_is_refused(tmp_path
 # -------------------------------------------------------------------------------------------------- every notebook
 
 
-@pytest.mark.parametrize("path", ORDINARY, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", quick_first(ORDINARY, *QUICK), ids=lambda path: path.name)
 def test_papermill_runs_it_and_what_it_leaves_is_small(path: Path, alone: Path) -> None:
     check_stored(run_with_papermill(path, alone / "done.ipynb"))
 
