@@ -10,7 +10,7 @@ stamps keep coming is really away.
 
 from __future__ import annotations
 
-PATIENCE = 5.0  # seconds without a tick; a page and a kernel on a busy machine are both away for some of them
+PATIENCE = 2.0  # seconds without a tick; a page on a busy machine is away for one of them, a closed one says good-bye
 BUSY = 0.35  # seconds between two stamps that mean the loop was busy; they come ten times a second
 FAREWELL = 0.45  # seconds after a page said good-bye in which another page that plays the same would be heard
 ENOUGH = 2  # ticks that make it a page that reports

@@ -144,7 +144,7 @@ class Face {
 
   meter() {
     const peak = this.deck.level();
-    this.level = Math.max(peak, (this.level ?? 0) * 0.85);
+    this.level = Math.max(peak, (this.level ?? 0) * 0.7);
     const decibels = Math.max(LEVEL_FLOOR, 20 * Math.log10(this.level || 1e-9));
     this.needle.style.transform = `scaleX(${(1 - decibels / LEVEL_FLOOR).toFixed(3)})`;
     this.decibels = decibels;
