@@ -1,6 +1,6 @@
 """What several test files share: one tiny Spark-TTS checkpoint for the whole run, and what a quick run leaves out.
 
-`pytest --thorough` runs every notebook in every way; else every notebook runs once or more, and every way with several.
+`pytest --thorough` runs every notebook in every way; else every notebook runs at least once, and so does every way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 from spark_maker import make_spark_folder
+
+# Files that take a minute or more go first: a process that begins one at the end leaves the other cores idle.
+LONG_FILES = tuple(
+    f"test_{name}.py" for name in (
+        "memory", "conformance", "browser", "notebooks", "stored_outputs", "studio", "live", "voila", "workers",
+        "browser_studio", "batch", "pipeline", "triton_spark", "player_page", "play",
+    )
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG_FILES)))
     if not config.getoption("--thorough"):
         for item in items:
             if item.get_closest_marker("thorough"):

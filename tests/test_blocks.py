@@ -45,6 +45,7 @@ def test_blocks_are_the_samples_of_the_whole(vc: VC, seconds: float, changes: di
         assert len(pieces) >= 3 and len(pieces[0]) < 0.7 * blocks.rate
 
 
+@pytest.mark.thorough
 def test_a_recording_that_is_cut_joins_its_parts_the_same_way(vc: VC) -> None:
     source = melody(43.0, 16_000)
     whole = vc.convert(source, f0_method="pm", index_rate=0.0)

@@ -162,7 +162,7 @@ class TestColab:
         assert "agree_to_spark_tts_licence = False" in parameters and "community_voices = False" in parameters
 
 
-@pytest.mark.parametrize("path", quick_first(NOTEBOOKS, "start.ipynb", "batch.ipynb"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", quick_first(NOTEBOOKS, "start.ipynb"), ids=lambda path: path.name)
 def test_nbval_runs_it(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("nbval")
     command = [

@@ -130,7 +130,7 @@ def test_a_cell_that_fails_is_seen(voila: Voila) -> None:
     assert voila.page("missing.ipynb").status in (404, 500)
 
 
-@pytest.mark.parametrize("path", quick_first(NOTEBOOKS, "studio.ipynb", "start.ipynb"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", quick_first(NOTEBOOKS, "studio.ipynb"), ids=lambda path: path.name)
 def test_voila_shows_it(voila: Voila, path: Path) -> None:
     page = voila.page(path.relative_to(ROOT).as_posix())
     assert page.status == 200

@@ -191,7 +191,11 @@ def set_up(environment: Environment, reinstall: bool, repair: bool, cpu_wheels: 
 
 def at_once(arguments: "list") -> "list":
     """Options that spread the test files over the cores, unless the caller chose tests or options of his own."""
-    return [] if arguments else ["-q", "-n", str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES)), "--dist", "loadfile"]
+    if arguments:
+        return []
+    # in the order of tests/conftest.py, which puts the longest files first
+    processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
+    return ["-q", "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run_command(environment: Environment, command: str, arguments: "list") -> int:
