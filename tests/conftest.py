@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("thorough"):
                 item.add_marker(pytest.mark.skip(reason="tested with other notebooks; --thorough runs all"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_workers_end() -> Iterator[None]:
+    """The process-wide workers live as long as a notebook would; the next file counts threads of its own."""
+    yield
+    verbs = sys.modules.get("rvc_spark.rvc_init")
+    if verbs is not None and verbs._workers is not None:
+        assert verbs._workers.stop(30.0)
 
 
 @pytest.fixture(scope="session")
