@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import signal
+import sys
 import threading
 import time
 import tracemalloc
@@ -35,7 +37,8 @@ from rvc_spark.errors import (
     VoiceFileError,
     WorkerError,
 )
-from rvc_spark.processing import voice_shelf
+from rvc_spark.processing import crew, voice_shelf
+from rvc_spark.processing.heap import give_back_free_pages
 from rvc_spark.processing.interruption import interruptible
 from rvc_spark.processing.sound_line import GAP_SECONDS
 from rvc_spark.processing.speak_options import SpeakOptions, WorkerOptions
@@ -717,6 +720,47 @@ def test_memory_stays_flat():
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
     assert grown < 100_000, grown  # bytes; one sentence is 5 kB, 90 were heard
+
+
+def test_memory_that_sentences_leave_behind_is_given_back_once_nobody_works(monkeypatch):
+    given = []
+    monkeypatch.setattr(crew, "give_back_free_pages", lambda: given.append(manager.status().made))
+    with manager_of() as manager:
+        heard(manager.submit(story(4)))
+        until(lambda: given and given[-1] == 4)
+        count = len(given)
+        manager._crew.look()  # nothing new was made
+        time.sleep(0.05)
+        assert len(given) == count
+        heard(manager.submit(story(3)))
+        until(lambda: given[-1] == 7)
+
+
+def test_memory_is_given_back_from_time_to_time_while_work_goes_on(monkeypatch):
+    given = []
+    monkeypatch.setattr(crew, "give_back_free_pages", lambda: given.append(manager.status().made))
+    monkeypatch.setattr(crew, "TIDY_SECONDS", 0.0)
+    monkeypatch.setattr(crew, "LOOK_SECONDS", 0.005)
+    with manager_of(Trouble(delay=0.01)) as manager:
+        heard(manager.submit(story(30)))
+        until(lambda: given[-1] == 30)
+    assert given[0] < 30, "before the work was over"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_free_pages_go_back_to_the_system():
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    holes = [bytearray(60_000) for _ in range(2_000)]  # too small for a mapping of their own
+    kept = holes[::20]
+    full = resident()
+    del holes
+    held = resident()
+    assert give_back_free_pages()
+    assert held - resident() > 80e6 or full - resident() > 80e6, "114 MB of 120 are free"
+    assert len(kept) == 100
 
 
 # the real thing

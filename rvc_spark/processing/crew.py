@@ -1,4 +1,5 @@
-"""The crew: the workers' threads and the keeper, who replaces those that died and frees networks nobody needs.
+"""The crew: the workers' threads and the keeper, who replaces those that died, frees networks nobody needs, and gives
+back the memory that sentences leave behind.
 
 A thread that dies leaves its step behind, whatever it died of. The keeper is told by the dying thread, and looks by
 himself from time to time in case it could not tell.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
+from rvc_spark.processing.heap import give_back_free_pages
 from rvc_spark.processing.speak_options import WorkerOptions
 from rvc_spark.processing.voice_shelf import VoiceShelf
 from rvc_spark.processing.work_desk import WorkDesk
@@ -17,6 +19,7 @@ from rvc_spark.rvc_config import Choice
 from rvc_spark.tts.choose import Speakers
 
 LOOK_SECONDS = 0.5  # between the keeper's looks while anything is open
+TIDY_SECONDS = 10.0  # of steady work between two times memory is given back; each costs some ten milliseconds
 
 
 class Crew:
@@ -31,6 +34,7 @@ class Crew:
         self.workers: list[Worker] = []
         self._keeper: threading.Thread | None = None
         self._look = threading.Event()
+        self._tidied = (0, time.monotonic())  # sentences made until memory was given back last, and when that was
         self._numbers = {"tts": 0, "rvc": 0}
 
     @property
@@ -97,11 +101,14 @@ class Crew:
             self.desk.settle()
             if free:
                 self._free()
+            if free or self._untidy():
+                self._tidied = (self.desk.made, time.monotonic())
+                give_back_free_pages()
 
     def _patience(self) -> float | None:
         with self.desk.changed:
             idle = self._idle_seconds()
-            if self.desk.sessions or (idle is None and self.desk.worked):
+            if self.desk.sessions or (idle is None and self.desk.worked) or self.desk.made != self._tidied[0]:
                 return LOOK_SECONDS
         return None if idle is None or self._unload_after is None else max(0.01, self._unload_after - idle)
 
@@ -110,6 +117,12 @@ class Crew:
         if not self.desk.worked or any(worker.step for worker in self.workers):
             return None
         return time.monotonic() - self.desk.last_work
+
+    def _untidy(self) -> bool:
+        """Whether sentences were made since memory was given back, and nobody works or many were."""
+        made, when = self._tidied
+        long = time.monotonic() - when >= TIDY_SECONDS
+        return self.desk.made != made and (long or not any(worker.step for worker in self.workers))
 
     def _due(self) -> bool:
         idle = self._idle_seconds()
