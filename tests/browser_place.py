@@ -190,7 +190,7 @@ def jupyter(kind: str, folder: Path, *extra: str, cwd: Path | None = None) -> It
     }  # fmt: skip
     command = [sys.executable, *options[kind], *extra]
     if kind == "lab":
-        _no_news(folder)
+        _calm(folder)
     log = folder / f"{kind}.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -212,12 +212,18 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _no_news(folder: Path) -> None:
-    """JupyterLab asks whether it may fetch news, over the picture."""
-    place = folder / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
-    place.mkdir(parents=True, exist_ok=True)
-    calm = '{"fetchNews": "false", "checkForUpdates": false, "doNotDisturbMode": true}'
-    (place / "notification.jupyterlab-settings").write_text(calm, "utf-8")
+def _calm(folder: Path) -> None:
+    """JupyterLab asks whether it may fetch news, over the picture, and saves by itself every two minutes, after which
+    a page that is loaded again shows other cells than one that is loaded before.
+    """
+    settings = {
+        "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false, "doNotDisturbMode": true}',
+        "docmanager-extension/plugin": '{"autosave": false}',
+    }
+    for name, content in settings.items():
+        place = folder / "jupyterlab_settings_dir" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content, "utf-8")
 
 
 def _wait_until_up(server: subprocess.Popen, address: str, log: Path) -> None:

@@ -108,7 +108,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         page.goto(f"{address}/lab/tree/player.ipynb?reset")
         notebook = Notebook(page).wait()
         notebook.ask(SETUP)
-        yield Lab(notebook, console)
+        place = Lab(notebook, console)
+        place.play("chunks(0.5)")  # the page loads the module with its first player, however busy the kernel is later
+        place.heard()
+        notebook.ask("player.close()")
+        yield place
         assert console.errors == []
 
 

@@ -514,6 +514,18 @@ def test_a_busy_kernel_proves_nothing() -> None:
     assert gone == pytest.approx(8.0 + PATIENCE, abs=0.11)
 
 
+def test_a_kernel_that_is_busy_again_and_again_still_notices() -> None:
+    watch, stamp, gone = PageWatch(), 0.0, None
+    for number in range(200):
+        stamp += 0.5 if number % 8 == 7 else 0.1  # half a second of work in between, more often than patience lasts
+        if stamp < 2.0:
+            watch.tick(stamp)
+        if watch.stamp(stamp, playing=True):
+            gone = stamp
+            break
+    assert gone is not None and 2.0 + PATIENCE < gone < 2.0 + 2 * PATIENCE
+
+
 def test_a_page_that_says_good_bye_is_gone_unless_another_plays_on() -> None:
     assert watched([*TICKS, (2.1, "bye")], 9.0) == pytest.approx(2.1 + FAREWELL, abs=0.11)
     other = sorted([*TICKS, (1.1, "bye"), *((t, "tick") for t in np.arange(2.0, 9.0, 0.25))])

@@ -1,11 +1,12 @@
 """Whether the page that plays is still there. Pure clock logic.
 
 Its ticks come four times a second while it plays. That they stay away means nothing while the kernel is busy, because
-then no message is handled at all; so the kernel's main loop stamps the time as well, and only what stays away while the
-stamps keep coming is really away.
+then no message is handled at all; so the kernel's main loop stamps the time as well, and only the time between stamps
+that keep coming counts.
 
-    stamps  | | | | | | |           | | | | | |      the gap is a busy cell: nothing is concluded from it,
-    ticks   |  |  |  |              |                and patience starts anew behind it
+    stamps  | | | | | | |           | | | | | |      the gap is a busy cell: nothing is concluded from it
+    ticks   |  |  |  |              |
+    silent            0.3 ........ 0.3 0 .1 .2 ...
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ class PageWatch:
 
     def __init__(self) -> None:
         self._ticks = 0
-        self._tick = self._stamp = self._since = float("-inf")
+        self._stamp = float("-inf")
+        self._silent = 0.0  # seconds in which a tick would have been heard, since the last one or since the good-bye
         self._bye: float | None = None
 
     def tick(self, now: float) -> None:
         """A page has reported."""
         self._ticks += 1
-        self._tick = now
+        self._silent = 0.0
         self._bye = None
 
     def bye(self, now: float) -> None:
         """A page has said that it goes away."""
+        self._silent = 0.0
         self._bye = now
 
     def stamp(self, now: float, playing: bool) -> bool:
@@ -39,9 +42,12 @@ class PageWatch:
 
         Returns True when the page is gone.
         """
-        if now - self._stamp > BUSY or not playing:
-            self._since = now
-        self._stamp = now
+        passed, self._stamp = now - self._stamp, now
+        if not playing:
+            self._silent = 0.0
+            return self._bye is not None and now - self._bye > FAREWELL
+        if passed <= BUSY:
+            self._silent += passed
         if self._bye is not None:
-            return now - max(self._bye, self._since if playing else self._bye) > FAREWELL
-        return playing and self._ticks >= ENOUGH and now - max(self._tick, self._since) > PATIENCE
+            return self._silent > FAREWELL
+        return self._ticks >= ENOUGH and self._silent > PATIENCE
