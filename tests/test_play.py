@@ -412,7 +412,9 @@ assert await settled() == [] and sixth.state == "page closed", sixth
     "good-bye": """
 seventh = play(pieces(4000), "bye")
 while not seventh.stats().packets: await asyncio.sleep(0.02)
+page(seventh, "tick", state="playing", played=0)
 page(seventh, "bye")
+page(seventh, "tick", state="stopped", played=0)  # falling silent is no sign of life
 assert await settled() == [] and seventh.state == "page closed", seventh
 """,
     "an interrupt": """

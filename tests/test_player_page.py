@@ -352,6 +352,18 @@ def test_without_its_buttons_it_falls_silent_and_says_good_bye(load: Callable) -
     assert wait_state(page, "finished")["played"] == 12_000, "the next run works"
 
 
+@pytest.mark.parametrize("init", ["", "delete globalThis.AudioWorkletNode;"])
+def test_the_good_bye_is_the_last_word_of_every_run(load: Callable, init: str) -> None:
+    page = load(init=init)
+    for run in (1, 2):  # shown again, it says good-bye again
+        page.evaluate("(run) => { globalThis.remove = show(); open({ run }); feed(0, 48000, { run }); }", run)
+        wait_state(page, "playing")
+        page.evaluate("() => { told.length = 0; remove(); }")
+        assert wait_told(page, "bye")["run"] == run
+        page.wait_for_timeout(150)  # the sound thread has fallen silent, and would have said so
+        assert page.evaluate("() => told.at(-1).t") == "bye"
+
+
 def test_a_page_that_goes_away_says_good_bye(load: Callable, address: str) -> None:
     page = load()
     page.evaluate(

@@ -240,7 +240,8 @@ class Playing:
         news = self.player.feedback()
         if news.ticks != self._ticks:
             self._ticks = news.ticks
-            self._watch.tick(time.monotonic())
+            if news.state != "stopped":  # what a page says while it goes away is no sign of life
+                self._watch.tick(time.monotonic())
         waited = time.monotonic() - self._began > STARTS_WITHIN
         self._pump.hold(news.state == "suspended" and waited)
         self._pump.nudge()

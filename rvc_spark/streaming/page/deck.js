@@ -156,7 +156,7 @@ class Deck {
   }
 
   heard(run, report) {
-    if (this.run !== run || !this.output) return;
+    if (this.run !== run || !this.output || this.gone === run) return; // the good-bye is the last word
     this.flush();
     if (this.state === "stopped") return;
     const before = this.state;
@@ -281,7 +281,7 @@ class Deck {
   }
 
   leave() {
-    if (this.run && !this.gone) this.tell({ t: "bye" });
+    if (this.run && this.gone !== this.run) this.tell({ t: "bye" });
     this.gone = this.run;
     this.stop(false);
     this.dropContext();
