@@ -164,3 +164,29 @@ class TritonBootError(RvcSparkError):
     """A Triton server cannot be started: no platform for it, a port in use, a model that does not load."""
 
     exit_code = 12
+
+
+class QualityError(RvcSparkError):
+    """Recordings are refused as samples of a voice; the message names the worst of what was found."""
+
+    exit_code = 14
+
+
+class ProfileError(RvcSparkError):
+    """A voice profile is damaged, cannot be written, or holds something that no profile holds."""
+
+    exit_code = 15
+
+
+class ProfileNotFoundError(ProfileError):
+    """No profile has that name or id."""
+
+
+class ProfileExistsError(ProfileError):
+    """Another profile has that name or id, or had it and was deleted."""
+
+
+class ConsentError(ProfileError):
+    """A voice may not be enrolled: nobody's consent is told, it is incomplete, or it is another person's."""
+
+    exit_code = 16

@@ -136,6 +136,13 @@ class VC:
             other._encoder, other._trackers = self._encoder, self._trackers
         return other
 
+    @property
+    def encoder(self) -> ContentEncoder:
+        """The content encoder of the loaded voice. Raises VoiceFileError when no voice was ever loaded."""
+        if self._encoder is None:
+            raise VoiceFileError("no voice is loaded", "Call load_model('demo') or VC.load(NAME) first.")
+        return self._encoder[1]
+
     def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
         if index is None:
             return Choice("", "switched off")

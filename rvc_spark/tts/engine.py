@@ -72,6 +72,11 @@ class BaseTTSEngine(ABC):
         """Which engine this is and in what voice, for people to read."""
 
     @abstractmethod
+    @property
+    def enrolment_key(self) -> str:
+        """What a file of `enroll` depends on besides the recordings: engines of equal key make the same file."""
+        return self.name
+
     def enroll(self, samples: Sequence[Path | Audio]) -> EmbeddingResult:
         """Learn a speaker from recordings and write what was learnt to a file. Failures are in the result."""
 
