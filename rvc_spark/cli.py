@@ -169,13 +169,14 @@ def _convert_folder(arguments: argparse.Namespace) -> int:
 
 
 def command_voices(arguments: argparse.Namespace) -> int:
-    """All voices with what is known of them."""
+    """All voices, trained and enrolled, with what is known of them."""
+    from rvc_spark.cli_profiles import list_profiles
     from rvc_spark.rvc_modules import VC
 
     vc = VC()
     table = listing(("voice", "rate", "version", "speakers", "pitch", "size"), ("index", "note"))
     for voice in vc.voices():
-        report: dict[str, Any] = {"name": voice.name, "path": str(voice.path), "bytes": voice.size}
+        report: dict[str, Any] = {"name": voice.name, "kind": "voice", "path": str(voice.path), "bytes": voice.size}
         size = f"{voice.size / 1e6:.1f} MB"
         if voice.info is None:
             report["error"] = voice.error
@@ -207,6 +208,7 @@ def command_demo(arguments: argparse.Namespace) -> int:
     from rvc_spark.demo import run_demo
 
     result = run_demo(arguments.text, None if arguments.output is None else Path(arguments.output), errors_say)
+    list_profiles(table, arguments.json)
     say(result.report(), arguments.json, result.lines())
     return 0
 
@@ -247,13 +249,14 @@ def parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=command_demo)
 
     speak = commands.add_parser("speak", help="text -> the chosen voice")
+    from rvc_spark.cli_profiles import add_enrolment, add_profiles
     speak.add_argument("text", help="what to say, or - for standard input")
     speak.add_argument("--stream", action="store_true", help="write sound as it is being made, sentence by sentence")
     add_speech(speak)
     speak.set_defaults(run=command_speak)
 
-    enroll = commands.add_parser("enroll", help="recordings -> a small file a speech engine speaks from")
-    enroll.add_argument("recordings", nargs="+", help="one or more; 6 s or longer is best")
+    enroll = commands.add_parser("enroll", help="recordings -> a profile, or a small file a speech engine speaks from")
+    enroll.add_argument("recordings", nargs="+", help="one or more, for a profile also folders; 6 s or longer is best")
     enroll.add_argument("--engine", help="auto, triton, spark or espeak (default: auto)")
     enroll.add_argument("--transcript", help="what the one recording says, for Spark-TTS")
     enroll.add_argument("-o", "--output", help="where to put the file")
@@ -271,6 +274,7 @@ def parser() -> argparse.ArgumentParser:
         add_settings(command)
 
     voices = commands.add_parser("voices", help="list the voices")
+    add_enrolment(enroll)
     voices.set_defaults(run=command_voices)
     doctor = commands.add_parser("doctor", help="what works on this machine and why not")
     doctor.set_defaults(run=command_doctor)
@@ -291,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say({"error": str(error), "kind": type(error).__name__}, True, [])
         errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         return error.exit_code
+    add_profiles(commands)
     except KeyboardInterrupt:
         errors.print("stopped")
         return INTERRUPTED

@@ -35,7 +35,7 @@ def add_speech(parser: argparse.ArgumentParser) -> None:
     """Options of everything that speaks."""
     group = parser.add_argument_group("speech")
     group.add_argument("--engine", help="auto, triton, spark or espeak (default: auto, or `tts` of the settings)")
-    group.add_argument("--reference", help="recording whose voice Spark-TTS takes, or a file of `rvc-spark enroll`")
+    group.add_argument("--reference", help="whose voice speaks: a recording, a profile, or a file of `enroll`")
     group.add_argument("--transcript", help="what the recording says: closer to it, if it fits word for word")
     for option, (_, kind, engines, words) in _ENGINE_OPTIONS.items():
         group.add_argument(f"--{option}", type=kind, help=f"{words} ({engines})", default=None)
@@ -108,11 +108,15 @@ def command_speak(arguments: argparse.Namespace) -> int:
 
 
 def command_enroll(arguments: argparse.Namespace) -> int:
-    """Recordings become a small speaker file."""
+    """Recordings become a small speaker file, or with a name a profile."""
+    from rvc_spark.cli_profiles import command_enroll_profile, refuse_profile_options
     from rvc_spark.rvc_init import enroll, init_rvc
 
     init_rvc()
     result = enroll(arguments.recordings, engine=arguments.engine, transcript=arguments.transcript)
+    if arguments.name is not None:
+        return command_enroll_profile(arguments)
+    refuse_profile_options(arguments)
     if not result.success or result.path is None:
         raise SpeechError(f"the voice cannot be enrolled: {result.error}".rstrip("."), "Choose another recording.")
     path = result.path

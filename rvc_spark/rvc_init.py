@@ -18,7 +18,7 @@ import numpy as np
 
 from rvc_spark.audio import Audio, EncodeOptions, write_audio
 from rvc_spark.conversion import Conversion, SoundSource
-from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
+from rvc_spark.errors import ConfigError, OutputError, RvcSparkError, VoiceNotFoundError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.speak_options import SpeakOptions
@@ -26,6 +26,9 @@ from rvc_spark.processing.spoken_parts import SENTENCE_PAUSE
 from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.processing.utterance import Utterance
 from rvc_spark.processing.worker_manager import WorkerManager
+from rvc_spark.profiles.profile_names import PREFIX
+from rvc_spark.profiles.profile_store import ProfileStore
+from rvc_spark.profiles.profile_voices import ProfileVoices
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.rvc_modules import VC, LoadedVoice
 from rvc_spark.tts.choose import Speakers
@@ -99,7 +102,7 @@ def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
         _workers = None
     if _speakers is not None:
         _speakers.close()
-    _speakers = Speakers(_shared.config)
+    _speakers = Speakers(_shared.config, ProfileVoices(ProfileStore.of(_shared.config)))
     return _shared
 
 
@@ -116,8 +119,23 @@ def get_speakers() -> Speakers:
 
 
 def load_model(voice: str | Path = DEFAULT_VOICE, *, index: str | Path | None = "auto") -> LoadedVoice:
-    """Load a voice into the shared VC: a name of `get_vc().voices()` or a path. See `VC.load`."""
-    return get_vc().load(voice, index=index)
+    """Load a voice into the shared VC: a name of `get_vc().voices()` or a path. See `VC.load`.
+
+    `profile:NAME` as voice is the RVC voice that was trained for that profile; as index, an index of its recordings.
+    """
+    vc = get_vc()
+    if isinstance(voice, str) and voice.startswith(PREFIX):
+        links = get_profiles().get(voice).record.links
+        if links.voice is None:
+            raise VoiceNotFoundError(
+                f"no RVC voice belongs to {voice!r:.100}",
+                "Speak with it: speak(TEXT, reference=...); or train one and link it: get_profiles().link(...).",
+            )
+        voice, index = links.voice, links.index if index == "auto" and links.index else index
+    if isinstance(index, str) and index.startswith(PREFIX):
+        loaded = vc.load(voice, index=None)
+        index = ProfileVoices(get_profiles()).index(index, vc.encoder, loaded.info.version)
+    return vc.load(voice, index=index)
 
 
 def ready_voice() -> VC:
@@ -125,6 +143,11 @@ def ready_voice() -> VC:
     vc = get_vc()
     if vc.voice is None:
         vc.load(DEFAULT_VOICE)
+def get_profiles() -> ProfileStore:
+    """The enrolled voices of the shared VC's configuration."""
+    return ProfileStore.of(get_vc().config)
+
+
     return vc
 
 
@@ -136,7 +159,11 @@ def convert_audio(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Conversion:
-    """Convert a recording into the loaded voice (the demo voice if none is). See `VC.convert` for the settings."""
+    """Convert a recording into the loaded voice (the demo voice if none is). See `VC.convert` for the settings.
+
+    `auto_key="profile:NAME"` brings it to where that profile speaks.
+    """
+    settings = _with_profile_pitch(settings)
     return ready_voice().convert(source, output=output, options=options, on_progress=on_progress, **settings)
 
 
@@ -209,11 +236,11 @@ def speak(
 
     Args:
         engine: "triton", "spark", "espeak" or "auto"; None takes the configuration's. See `Speakers.choose`.
-        reference: a recording whose voice the engine takes, or a file of `enroll`.
-        transcript: what the recording says, for Spark-TTS.
+        reference: a recording whose voice the engine takes, a file of `enroll`, or the name of a profile.
+        transcript: what the recording says, for Spark-TTS; a profile knows its own.
         tts: settings of the engine: fields of EspeakSettings, SparkSettings or TritonSettings.
         settings: fields of ConversionSettings. `auto_key` is "voice" unless a key or auto_key is given, because the
-            speaker is mostly lower or higher than the voice.
+            speaker is mostly lower or higher than the voice. "profile:NAME" is where that profile speaks.
 
     Raises TextError, SpeechError and whatever `VC.convert` raises.
     """
@@ -265,6 +292,7 @@ def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+    settings = _with_profile_pitch(settings)
 def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
     """Options that keep the licence of an engine's weights in the tags of the file."""
     options = options or EncodeOptions()
@@ -272,10 +300,19 @@ def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
 
 
 def _spoken(engine: BaseTTSEngine, speaker: Path | None, text: str) -> Audio:
+    settings = _with_profile_pitch(settings)
     """The whole text. The embedded engine speaks sentence by sentence; the others cut long texts themselves."""
     if engine.name != "espeak":
         return engine.speak(speaker, text)
     return join_sentences([engine.speak(speaker, sentence) for sentence in split_text_and_validate(text)])
+
+def _with_profile_pitch(settings: dict[str, Any]) -> dict[str, Any]:
+    """`auto_key="profile:NAME"` as where that profile speaks."""
+    target = settings.get("auto_key")
+    if isinstance(target, str) and target.startswith(PREFIX):
+        return {**settings, "auto_key": ProfileVoices(get_profiles()).pitch(target)}
+    return settings
+
 
 
 def join_sentences(spoken: Sequence[Audio]) -> Audio:
@@ -328,7 +365,7 @@ def convert_folder(
     if not sources:
         raise OutputError(f"{folder} holds no sound files", f"Known suffixes: {' '.join(sorted(SOUND_SUFFIXES))}.")
     vc = ready_voice()
-    checked = ConversionSettings().changed(**settings)
+    checked = ConversionSettings().changed(**_with_profile_pitch(settings))
     for source, target in zip(sources, batch_targets(sources, folder, output, f".{format}"), strict=True):
         try:
             if target in sources:

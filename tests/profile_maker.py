@@ -36,10 +36,13 @@ def empty_report() -> EnrolmentReport:
     )  # fmt: skip
 
 
-def make_profile(store: ProfileStore, name: str, *, transcript: str | None = None, hertz: float = 150.0) -> VoiceProfile:
+def make_profile(
+    store: ProfileStore, name: str, *, transcript: str | None = None, hertz: float = 150.0
+) -> VoiceProfile:
     """A profile of one synthetic recording, written the way enrolling writes one."""
     sound = buzz(hertz=hertz)
     digest = "a" * 64
+    sample = StoredSample("samples/01.flac", RATE, sound.seconds, 0.0, digest, transcript, "originals/01.wav")
     with store.reserved(name) as kept, store.draft() as draft:
         draft.add("samples/01.flac", encode_audio(sound, EncodeOptions(format="flac")))
         draft.add("originals/01.wav", encode_audio(sound))
@@ -47,7 +50,6 @@ def make_profile(store: ProfileStore, name: str, *, transcript: str | None = Non
         draft.add("report.json", dump_plain(empty_report().as_dict()))
         return draft.commit(ProfileRecord(
             id=draft.id, name=kept, created=now(), consent=given_consent(STATEMENT, SECRET).bound_to([digest]),
-            samples=(StoredSample("samples/01.flac", RATE, sound.seconds, 0.0, digest, transcript, "originals/01.wav"),),
-            reference=StoredReference(0, 0.0, sound.seconds, RATE, "the whole", transcript), grade="ok",
+            samples=(sample,), reference=StoredReference(0, 0.0, sound.seconds, RATE, "the whole", transcript), grade="ok",
             engine="espeak", f0=F0Range(hertz, hertz - 5, hertz + 5, 1.9, "pm"),
         ))  # fmt: skip

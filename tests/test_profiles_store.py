@@ -1,4 +1,4 @@
-"""Profiles on the disk: private, whole or not there, one damaged spoils no other, deleted is gone, links are not followed."""
+"""Profiles on the disk: private, whole or not there; damage spoils no other; deleted is gone; no link is followed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ WHOLE_SECONDS = 20.0  # a recording up to this length is its own reference where
 MARGIN_SECONDS = 0.2  # kept before and after speech
 FADE_SECONDS = 0.01  # where a clip is cut out of a recording
 MAX_CONSENT_SECONDS = 120.0
-HOPELESS = frozenset({"unreadable", "too_large", "silence", "no_speech", "duplicate"})  # no accept=... makes a voice of these
+# What no accept=... makes a voice of.
+HOPELESS = frozenset({"unreadable", "too_large", "silence", "no_speech", "duplicate"})
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def learn_speaker(
         result = private.enroll([reference], **told)
         if not result.success or result.path is None:
             raise SpeechError(
-                f"{engine.name} cannot learn this voice: {result.error}".rstrip("."), "Take another engine or recording."
+                f"{engine.name} cannot learn this voice: {result.error}".rstrip("."),
+                "Take another engine or recording.",
             )
         content = read_plain(result.path, MAX_SPEAKER_BYTES)
         if not result.path.resolve().is_relative_to(scratch.resolve()):
