@@ -89,7 +89,8 @@ class AudioReader:
 
     Attributes:
         name: how messages call it.
-        kind: "wav", "flac", "mp4" ...
+        kind: "wav", "flac", "mp4" ...; coding: the codec, as its library calls it ("PCM_16", "VORBIS", "mp3float").
+        bit_depth: bits of a stored sample; None for codecs that store none. bytes: size of the file.
         rate: Hz.
         channels: 1..8.
         frames: exact count where the format has one, else None.
@@ -99,6 +100,7 @@ class AudioReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.name
+        self.bytes = source.size
         self._decoder: Decoder | None = None
         try:
             container = identify(source.stream, source.size, source.name)
@@ -116,6 +118,7 @@ class AudioReader:
     def _admit(self, decoder: Decoder) -> None:
         self.rate = check_rate(decoder.rate, self.name)
         self.channels = check_channels(decoder.channels, self.name)
+        self.coding, self.bit_depth = decoder.coding, decoder.bit_depth
         self.frames = decoder.frames
         self.expected_frames = decoder.expected_frames
         if self.frames == 0:
