@@ -66,6 +66,10 @@ class IndexFileError(ModelFileError):
     """A retrieval index is refused, does not fit the voice, or the choice between several is ambiguous."""
 
 
+class WatermarkModelError(ModelFileError):
+    """The weights of a watermark are refused, or do not mark what they should."""
+
+
 class VoiceNotFoundError(RvcSparkError):
     """No voice of that name is in the voices folder."""
 
@@ -158,6 +162,10 @@ class OutputError(RvcSparkError):
     """A result cannot be written where it was asked for."""
 
     exit_code = 11
+
+
+class WatermarkError(OutputError):
+    """A watermark was asked for, and its detector does not find it in what would be written."""
 
 
 class TritonBootError(RvcSparkError):

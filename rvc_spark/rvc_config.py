@@ -76,6 +76,7 @@ class RVCConfig(BaseSettings):
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
     profiles: Path | None = None  # enrolled voices; private to their owner
     tts: Literal["auto", "triton", "spark", "espeak"] = "auto"  # who speaks
+    watermark: Literal["none", "perth"] = "none"  # of everything that is written, where its own options do not say
     triton_host: str = Field(
         default="localhost", validation_alias=AliasChoices("TRITON_SERVER_ADDR", "RVC_SPARK_TRITON_HOST")
     )
@@ -151,11 +152,11 @@ class RVCConfig(BaseSettings):
         return self.spark or self.assets_dir / "spark" / "Spark-TTS-0.5B"
 
     @property
-    @property
     def profiles_dir(self) -> Path:
         """Enrolled voices, one folder each. Nobody but their owner may enter."""
         return self.profiles or self.assets_dir / "profiles"
 
+    @property
     def triton_dir(self) -> Path:
         """The embedded Triton server: its environment, filled model repositories, logs and pid files."""
         return self.assets_dir / "triton"
