@@ -37,6 +37,7 @@ def conversion_lines(conversion: Any) -> list[str]:
         f"{place}: {conversion.seconds:.2f} s at {conversion.rate} Hz in {conversion.elapsed:.2f} s "
         f"(real-time factor {conversion.real_time_factor:.2f})",
         f"voice {conversion.voice}; {engines_line(conversion.engines)}",
+        *([] if conversion.watermark is None else [f"watermark {conversion.watermark}"]),
     ]
 
 
@@ -82,6 +83,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", help="file to write, or - for standard output")
     parser.add_argument("--format", choices=("wav", "flac", "ogg", "mp3"), help="default: by the suffix of the output")
     parser.add_argument("--sample-format", choices=("pcm16", "pcm24", "float32"), help="default: pcm16")
+    add_watermark(parser)
+
+
+def add_watermark(parser: argparse.ArgumentParser) -> None:
+    """The mark that says a program made the sound."""
+    words = "perth adds an inaudible mark that says a program made it (default: `watermark` of the settings, none)"
+    parser.add_argument("--watermark", choices=("none", "perth"), help=words)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +98,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def encode_options(arguments: argparse.Namespace) -> Any:
-    """EncodeOptions from --format and --sample-format."""
+    """EncodeOptions from --format, --sample-format and --watermark."""
     from rvc_spark.audio import EncodeOptions
 
-    chosen = {"format": arguments.format, "sample_format": arguments.sample_format}
+    names = ("format", "sample_format", "watermark")
+    chosen = {name: getattr(arguments, name) for name in names}
     return EncodeOptions(**{name: value for name, value in chosen.items() if value})
 
 
@@ -109,10 +118,12 @@ def write_standard(conversion: Any, options: Any) -> None:
     """Send the encoded sound to standard output."""
     from dataclasses import replace
 
-    from rvc_spark.audio import encode_audio
+    from rvc_spark.audio import encode_whole
 
     refuse_terminal()
-    sys.stdout.buffer.write(encode_audio(conversion.audio, replace(options, format=options.format or "wav")))
+    encoded = encode_whole(conversion.audio, replace(options, format=options.format or "wav"))
+    conversion.watermark = encoded.watermark
+    sys.stdout.buffer.write(encoded.data)
     sys.stdout.buffer.flush()
 
 
@@ -197,6 +208,7 @@ def command_voices(arguments: argparse.Namespace) -> int:
             table.add_row(*map(escape, columns), "yes" if info.has_f0 else "no", size, escape(found), escape(note))
         if arguments.json:
             say(report, True, [])
+    list_profiles(table, arguments.json)
     if not arguments.json:
         screen.print(table)
         screen.print(f"voices are looked for in {', '.join(map(str, vc.folders))}", soft_wrap=True)
@@ -207,8 +219,8 @@ def command_demo(arguments: argparse.Namespace) -> int:
     """The main job: text in, the demo voice out, with picture and executed notebook."""
     from rvc_spark.demo import run_demo
 
-    result = run_demo(arguments.text, None if arguments.output is None else Path(arguments.output), errors_say)
-    list_profiles(table, arguments.json)
+    folder = None if arguments.output is None else Path(arguments.output)
+    result = run_demo(arguments.text, folder, errors_say, watermark=arguments.watermark)
     say(result.report(), arguments.json, result.lines())
     return 0
 
@@ -237,7 +249,9 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_profiles import add_enrolment, add_profiles
     from rvc_spark.cli_triton import add_triton
+    from rvc_spark.cli_watermark import add_watermark_commands
 
     top = argparse.ArgumentParser(prog="rvc-spark", description="Text or a recording in, the chosen voice out.")
     top.add_argument("--version", action="version", version=f"rvc-spark {__version__}")
@@ -246,10 +260,10 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="speak a sentence in the demo voice and show everything about it")
     demo.add_argument("text", nargs="?", default=None, help="what to say")
     demo.add_argument("-o", "--output", help="folder for the results (default: TEMP/demo)")
+    add_watermark(demo)
     demo.set_defaults(run=command_demo)
 
     speak = commands.add_parser("speak", help="text -> the chosen voice")
-    from rvc_spark.cli_profiles import add_enrolment, add_profiles
     speak.add_argument("text", help="what to say, or - for standard input")
     speak.add_argument("--stream", action="store_true", help="write sound as it is being made, sentence by sentence")
     add_speech(speak)
@@ -260,6 +274,7 @@ def parser() -> argparse.ArgumentParser:
     enroll.add_argument("--engine", help="auto, triton, spark or espeak (default: auto)")
     enroll.add_argument("--transcript", help="what the one recording says, for Spark-TTS")
     enroll.add_argument("-o", "--output", help="where to put the file")
+    add_enrolment(enroll)
     enroll.set_defaults(run=command_enroll)
 
     engines = commands.add_parser("engines", help="which speech engines could speak here, and which would")
@@ -274,14 +289,15 @@ def parser() -> argparse.ArgumentParser:
         add_settings(command)
 
     voices = commands.add_parser("voices", help="list the voices")
-    add_enrolment(enroll)
     voices.set_defaults(run=command_voices)
     doctor = commands.add_parser("doctor", help="what works on this machine and why not")
     doctor.set_defaults(run=command_doctor)
     for command in (demo, speak, enroll, engines, convert, voices, doctor):
         add_json(command)
     add_assets(commands)
+    add_profiles(commands)
     add_triton(commands)
+    add_watermark_commands(commands)
     return top
 
 
@@ -295,7 +311,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             say({"error": str(error), "kind": type(error).__name__}, True, [])
         errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         return error.exit_code
-    add_profiles(commands)
     except KeyboardInterrupt:
         errors.print("stopped")
         return INTERRUPTED

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rvc_spark.audio import Audio, EncodeOptions, write_audio
+from rvc_spark.audio import Audio, EncodeOptions, WatermarkReport, use_watermark, write_whole
 from rvc_spark.conversion import Conversion, SoundSource
 from rvc_spark.errors import ConfigError, OutputError, RvcSparkError, VoiceNotFoundError
 from rvc_spark.infer.pipeline import Progress
@@ -54,6 +54,7 @@ class Spoken:
     path: Path | None
     engine: Choice
     licence: str = ""
+    watermark: WatermarkReport | None = None  # what the detector found in the file; None: not written, or not marked
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Speech:
         return self.conversion.path
 
     @property
+    def watermark(self) -> WatermarkReport | None:
+        """What the detector found in the file; None: not written, or not marked."""
+        return self.conversion.watermark
+
+    @property
     def engines(self) -> dict[str, Choice]:
         """Which engine did what, and why."""
         return self.conversion.engines
@@ -92,11 +98,15 @@ class BatchItem:
 
 
 def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
-    """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`."""
+    """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`.
+
+    Its `watermark` is from then on that of everything this process writes, where `EncodeOptions` do not say otherwise.
+    """
     global _shared, _speakers, _workers
     if config is not None and values:
         raise ConfigError(f"both a config and {', '.join(values)} are given", "Give one or the other.")
     _shared = VC(config or RVCConfig(**values))
+    use_watermark(_shared.config.watermark)
     if _workers is not None:
         _workers.stop()
         _workers = None
@@ -116,6 +126,11 @@ def get_speakers() -> Speakers:
     get_vc()
     assert _speakers is not None
     return _speakers
+
+
+def get_profiles() -> ProfileStore:
+    """The enrolled voices of the shared VC's configuration."""
+    return ProfileStore.of(get_vc().config)
 
 
 def load_model(voice: str | Path = DEFAULT_VOICE, *, index: str | Path | None = "auto") -> LoadedVoice:
@@ -143,11 +158,6 @@ def ready_voice() -> VC:
     vc = get_vc()
     if vc.voice is None:
         vc.load(DEFAULT_VOICE)
-def get_profiles() -> ProfileStore:
-    """The enrolled voices of the shared VC's configuration."""
-    return ProfileStore.of(get_vc().config)
-
-
     return vc
 
 
@@ -216,8 +226,10 @@ def say(
     speakers = get_speakers()
     chosen, why = speakers.engine(engine, tts)
     audio = _spoken(chosen, speakers.speaker_file(chosen, reference, transcript), text)
-    path = None if output is None else write_audio(output, audio, options=licensed(options, chosen.licence))
-    return Spoken(text, audio, path, why, chosen.licence)
+    if output is None:
+        return Spoken(text, audio, None, why, chosen.licence)
+    written = write_whole(output, audio, licensed(options, chosen.licence))
+    return Spoken(text, audio, written.path, why, chosen.licence, written.watermark)
 
 
 def speak(
@@ -280,6 +292,7 @@ def stream_speak(
     `get_worker_manager()`, so several may run at once. Closing the iterator ends the work, on a server too.
     """
     ready_voice()
+    settings = _with_profile_pitch(settings)
     options = SpeakOptions(engine=engine, reference=reference, transcript=transcript, tts=tts or {}, on_failure="stop")
     return get_worker_manager().submit(text, options, settings=settings)
 
@@ -287,24 +300,11 @@ def stream_speak(
 def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
     """The speaker is mostly lower or higher than the voice: unless a key is given, it is found."""
     assert vc.voice is not None
+    settings = _with_profile_pitch(settings)
     if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
         return {**settings, "auto_key": "voice"}
     return settings
 
-
-    settings = _with_profile_pitch(settings)
-def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
-    """Options that keep the licence of an engine's weights in the tags of the file."""
-    options = options or EncodeOptions()
-    return options if options.comment or not licence else replace(options, comment=licence)
-
-
-def _spoken(engine: BaseTTSEngine, speaker: Path | None, text: str) -> Audio:
-    settings = _with_profile_pitch(settings)
-    """The whole text. The embedded engine speaks sentence by sentence; the others cut long texts themselves."""
-    if engine.name != "espeak":
-        return engine.speak(speaker, text)
-    return join_sentences([engine.speak(speaker, sentence) for sentence in split_text_and_validate(text)])
 
 def _with_profile_pitch(settings: dict[str, Any]) -> dict[str, Any]:
     """`auto_key="profile:NAME"` as where that profile speaks."""
@@ -313,6 +313,18 @@ def _with_profile_pitch(settings: dict[str, Any]) -> dict[str, Any]:
         return {**settings, "auto_key": ProfileVoices(get_profiles()).pitch(target)}
     return settings
 
+
+def licensed(options: EncodeOptions | None, licence: str) -> EncodeOptions:
+    """Options that keep the licence of an engine's weights in the tags of the file."""
+    options = options or EncodeOptions()
+    return options if options.comment or not licence else replace(options, comment=licence)
+
+
+def _spoken(engine: BaseTTSEngine, speaker: Path | None, text: str) -> Audio:
+    """The whole text. The embedded engine speaks sentence by sentence; the others cut long texts themselves."""
+    if engine.name != "espeak":
+        return engine.speak(speaker, text)
+    return join_sentences([engine.speak(speaker, sentence) for sentence in split_text_and_validate(text)])
 
 
 def join_sentences(spoken: Sequence[Audio]) -> Audio:

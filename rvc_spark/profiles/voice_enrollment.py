@@ -58,7 +58,7 @@ TRACK_RATE = 16_000  # Hz, of every pitch tracker
 FRAMES_PER_SECOND = 100
 LEAST_VOICED_SECONDS = 0.5  # less tells nothing of where a voice speaks
 EXAMINED, KEPT = 0.6, 0.9  # of the progress bar
-FLAC = EncodeOptions(format="flac", sample_format="pcm16")
+FLAC = EncodeOptions(format="flac", sample_format="pcm16", watermark="none")  # a person made it, no program
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class VoiceEnrollmentPipeline:
             sounds.append(sound)
         yield Progress(KEPT, "choosing the reference and measuring the pitch")
         reference = choose_reference(taken.report, chosen, sounds, [sample.transcript for sample in kept])
-        clip = encode_audio(reference.sound, EncodeOptions(format="wav"))
+        clip = encode_audio(reference.sound, EncodeOptions(format="wav", watermark="none"))
         mark = draft.add(REFERENCE, clip).sha256
         consent = self._bound(draft, told, taken.report, kept)
         draft.add(REPORT, dump_plain(taken.report.as_dict()))
