@@ -50,6 +50,7 @@ def make_profile(
         draft.add("report.json", dump_plain(empty_report().as_dict()))
         return draft.commit(ProfileRecord(
             id=draft.id, name=kept, created=now(), consent=given_consent(STATEMENT, SECRET).bound_to([digest]),
-            samples=(sample,), reference=StoredReference(0, 0.0, sound.seconds, RATE, "the whole", transcript), grade="ok",
-            engine="espeak", f0=F0Range(hertz, hertz - 5, hertz + 5, 1.9, "pm"),
+            samples=(sample,), grade="ok", engine="espeak",
+            reference=StoredReference(0, 0.0, sound.seconds, RATE, "the whole", transcript),
+            f0=F0Range(hertz, hertz - 5, hertz + 5, 1.9, "pm"),
         ))  # fmt: skip
