@@ -61,6 +61,13 @@ def found(audio: Audio, **settings: float) -> dict[str, Finding]:
 CLEAN = ("vctk/p225_008.flac", "ljspeech/LJ001-0005.flac")
 
 
+@cache
+def clean_clip(name: str) -> Audio:
+    """Five seconds of clean speech."""
+    whole = sound(f"speech/{name}")
+    return made(whole.samples[: 5 * whole.rate], whole.rate)
+
+
 def clipped(audio: Audio, percent: float) -> np.ndarray:
     limit = np.percentile(np.abs(audio.samples), 100 - percent)
     return np.clip(audio.samples, -limit, limit)
@@ -96,7 +103,7 @@ def doubled(audio: Audio, how: str) -> Audio:
 @needs_data
 @pytest.mark.parametrize("name", CLEAN)
 def test_every_defect_is_named(name: str) -> None:
-    clean = sound(f"speech/{name}")
+    clean = clean_clip(name)
     rate = clean.rate
     assert all(item.severity == "ok" for item in found(clean).values())
     for code, grade, audio in (
@@ -110,7 +117,6 @@ def test_every_defect_is_named(name: str) -> None:
         ("upsampled", "warn", doubled(clean, "badly")),
         ("narrow_band", "warn", clean.resampled(8_000)),
         ("too_short", "reject", made(clean.samples[: int(2.9 * rate)], rate)),
-        ("too_long", "reject", made(np.resize(clean.samples, 31 * rate), rate)),
         ("silence", "reject", made(np.zeros(5 * rate), rate)),
         ("no_speech", "reject", made(with_noise(made(np.full(5 * rate, 0.01), rate), 0) - 0.01, rate)),
         ("hum", "warn", made(with_hum(clean, 50, -15), rate)),
@@ -130,10 +136,16 @@ def test_every_defect_is_named(name: str) -> None:
 @pytest.mark.parametrize("snr", [5, 15, 30])
 def test_the_noise_is_measured(snr: float) -> None:
     for name in CLEAN:
-        clean = sound(f"speech/{name}")
+        clean = clean_clip(name)
         report = examine_samples([made(with_noise(clean, snr), clean.rate)]).samples[0]
         assert report.snr_db == pytest.approx(snr, abs=2.5)
         assert "upsampled" not in report.codes and "music" not in report.codes  # noise is not taken for either
+
+
+@needs_data
+def test_a_second_over_the_limit_is_too_long() -> None:
+    clean = clean_clip(CLEAN[0])
+    assert found(made(np.resize(clean.samples, 31 * clean.rate), clean.rate))["too_long"].severity == "reject"
 
 
 @needs_data
@@ -299,7 +311,7 @@ def test_bad_files_are_rejected_samples_and_spoil_no_other(tmp_path: Path) -> No
 def test_a_long_file_is_read_in_bounded_memory_or_not_at_all(tmp_path: Path) -> None:
     import tracemalloc
 
-    minutes = made(np.tile(voice().resampled(8_000).samples, 200)[: 8_000 * 240], 8_000)
+    minutes = made(np.tile(voice().resampled(8_000).samples, 200)[: 8_000 * 150], 8_000)
     path = write_audio(tmp_path / "minutes.wav", minutes)
     path = tmp_path / "minutes.wav"
     tracemalloc.start()
@@ -308,7 +320,7 @@ def test_a_long_file_is_read_in_bounded_memory_or_not_at_all(tmp_path: Path) -> 
     tracemalloc.stop()
     assert peak < 60 << 20
     fractions = [step.fraction for step in steps]
-    assert fractions == sorted(fractions) and fractions[-1] == 1 and len(steps) > 100
+    assert fractions == sorted(fractions) and fractions[-1] == 1 and len(steps) > 60
     refused = examine_samples([path], QualitySettings(max_file_seconds=60)).samples[0]
     assert refused.codes == ("too_large",) and "1 minutes" in refused.advice[0]
 

@@ -70,7 +70,7 @@ def _two_sides(windows: np.ndarray) -> float:
 
 
 def steady_tones(samples: np.ndarray, hum_hz: float | None = None) -> float | None:
-    """Share of moments, 0..1, in which a tone holds still for half a second; None for less than 2 s.
+    """Share of moments, 0..1, in which a tone holds still for half a second; None for less than 3 s.
 
     Notes hold still and voices glide. Per bin, the minimum over eight windows keeps what was there all the time; a tone
     is a peak of that among its neighbours. Lines of known hum are not counted.
@@ -81,7 +81,7 @@ def steady_tones(samples: np.ndarray, hum_hz: float | None = None) -> float | No
     """
     from scipy.ndimage import uniform_filter1d  # a third of a second to import
 
-    if len(samples) < 2 * TONE_RATE:
+    if len(samples) < 3 * TONE_RATE:
         return None
     bins = slice(int(TONE_LOW * TONE_SIZE / TONE_RATE), int(TONE_HIGH * TONE_SIZE / TONE_RATE))
     window = np.hanning(TONE_SIZE).astype(np.float32)
