@@ -11,10 +11,8 @@ here. Refuses to know what the sound is for.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -22,7 +20,7 @@ import numpy as np
 
 from rvc_spark.audio_codec import Decoder, open_decoder
 from rvc_spark.audio_container import identify
-from rvc_spark.audio_encode import SCALED_PEAK, EncodeOptions, streamed_wav_header
+from rvc_spark.audio_encode import EncodeOptions
 from rvc_spark.audio_limits import (
     EXPANSION_GRACE_SECONDS,
     MAX_AMPLITUDE,
@@ -37,11 +35,27 @@ from rvc_spark.audio_limits import (
     check_rate,
     check_seconds,
 )
+from rvc_spark.audio_output import (
+    Encoded,
+    encode_audio,
+    encode_whole,
+    open_pipe,
+    open_writer,
+    write_audio,
+    write_whole,
+)
 from rvc_spark.audio_resample import StreamResampler, resample, resampled_length
 from rvc_spark.audio_samples import Audio, check_audio, check_block, crossfade, fade_in_curve, mix_down
 from rvc_spark.audio_source import Source, open_source
-from rvc_spark.audio_writer import AudioWriter, SampleWriter
-from rvc_spark.errors import AudioError, OutputError
+from rvc_spark.audio_watermark import (
+    WatermarkReport,
+    WatermarkWarning,
+    load_watermark,
+    use_watermark,
+    watermark_in_use,
+)
+from rvc_spark.audio_writer import AudioWriter
+from rvc_spark.errors import AudioError
 from rvc_spark.loudness import LoudnessMeter, loudness_lufs, peak_dbfs, rms_dbfs, true_peak_dbtp
 
 __all__ = [
@@ -57,23 +71,31 @@ __all__ = [
     "AudioReader",
     "AudioWriter",
     "EncodeOptions",
+    "Encoded",
     "LoudnessMeter",
     "StreamResampler",
+    "WatermarkReport",
+    "WatermarkWarning",
     "check_audio",
     "crossfade",
     "encode_audio",
+    "encode_whole",
     "fade_in_curve",
+    "load_watermark",
     "loudness_lufs",
     "open_audio",
+    "open_pipe",
     "open_writer",
     "peak_dbfs",
     "read_audio",
     "resample",
     "resampled_length",
     "rms_dbfs",
-    "streamed_wav_header",
     "true_peak_dbtp",
+    "use_watermark",
+    "watermark_in_use",
     "write_audio",
+    "write_whole",
 ]
 
 AudioSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -89,7 +111,8 @@ class AudioReader:
 
     Attributes:
         name: how messages call it.
-        kind: "wav", "flac", "mp4" ...
+        kind: "wav", "flac", "mp4" ...; coding: the codec, as its library calls it ("PCM_16", "VORBIS", "mp3float").
+        bit_depth: bits of a stored sample; None for codecs that store none. bytes: size of the file.
         rate: Hz.
         channels: 1..8.
         frames: exact count where the format has one, else None.
@@ -99,6 +122,7 @@ class AudioReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.name
+        self.bytes = source.size
         self._decoder: Decoder | None = None
         try:
             container = identify(source.stream, source.size, source.name)
@@ -116,6 +140,7 @@ class AudioReader:
     def _admit(self, decoder: Decoder) -> None:
         self.rate = check_rate(decoder.rate, self.name)
         self.channels = check_channels(decoder.channels, self.name)
+        self.coding, self.bit_depth = decoder.coding, decoder.bit_depth
         self.frames = decoder.frames
         self.expected_frames = decoder.expected_frames
         if self.frames == 0:
@@ -281,69 +306,3 @@ class _Collector:
     def result(self) -> np.ndarray:
         exact = self._room[:, : self._used]
         return exact if self._used == self._room.shape[1] else exact.copy()
-
-
-def open_writer(
-    path: str | os.PathLike[str], rate: int, channels: int, options: EncodeOptions | None = None
-) -> AudioWriter:
-    """Open a sound file for writing block by block, in memory that does not grow.
-
-    Args:
-        path: its suffix decides the format unless the options name it. The folder must exist.
-        rate: Hz.
-        channels: 1..8 (mp3: 2).
-        options: see `EncodeOptions`; `over_range="scale"` is refused, since the peak is known only at the end.
-
-    Raises:
-        AudioError: rate or channels out of range.
-        OutputError: the place or the format cannot take it.
-    """
-    options = options or EncodeOptions()
-    if options.over_range == "scale":
-        raise OutputError(
-            "over_range='scale' needs the whole sound, and a writer sees it in blocks",
-            "Use write_audio, or scale the blocks yourself and choose 'clip'.",
-        )
-    return AudioWriter(path, rate, channels, options)
-
-
-def write_audio(path: str | os.PathLike[str], audio: Audio, *, options: EncodeOptions | None = None) -> Path:
-    """Write a whole sound; the file appears complete or not at all.
-
-    Returns:
-        The path.
-
-    Raises:
-        AudioError: beyond full scale with `over_range="refuse"`.
-        OutputError: the place or the format cannot take it.
-    """
-    gain, options = _gain(audio, options or EncodeOptions())
-    with AudioWriter(path, audio.rate, audio.channels, options) as writer:
-        _write_blocks(writer, audio, gain)
-    return writer.path
-
-
-def encode_audio(audio: Audio, options: EncodeOptions | None = None) -> bytes:
-    """The bytes of the file `write_audio` would write; wav unless the options name a format.
-
-    Raises:
-        AudioError, OutputError: as `write_audio`.
-    """
-    gain, options = _gain(audio, options or EncodeOptions())
-    stream = io.BytesIO()
-    writer = SampleWriter(stream, audio.rate, audio.channels, options.resolved())
-    _write_blocks(writer, audio, gain)
-    writer.finish()
-    return stream.getvalue()
-
-
-def _gain(audio: Audio, options: EncodeOptions) -> tuple[np.float32, EncodeOptions]:
-    peak = max(float(audio.samples.max()), -float(audio.samples.min()))
-    scale = options.over_range == "scale" and peak > 1.0
-    return np.float32(SCALED_PEAK / peak if scale else 1.0), options
-
-
-def _write_blocks(writer: AudioWriter | SampleWriter, audio: Audio, gain: np.float32) -> None:
-    samples = np.atleast_2d(audio.samples)
-    for start in range(0, audio.frames, BLOCK_FRAMES):
-        writer.write(samples[:, start : start + BLOCK_FRAMES] * gain)

@@ -8,6 +8,7 @@ may be, of resampling or mixing, and never opens a file by name: libav would fol
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -38,14 +39,20 @@ LIBAV_FORMATS = (
 LIBAV_PLANES = 8
 """Planes a libav frame has room for in itself (AV_NUM_DATA_POINTERS)."""
 _UNKNOWN_FRAMES = 2**62  # libsndfile says about 2**63 when a header gives no count
+_BIT_DEPTHS = {"FLOAT": 32, "DOUBLE": 64, "ULAW": 8, "ALAW": 8}  # by libsndfile's name; names of PCM tell theirs
 _SAMPLE_SCALES = {"u8": (128.0, 2.0**7), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
 
 class Decoder(Protocol):
-    """What both decoders offer. `frames` is exact or None; `expected_frames` is what the file claims, for progress."""
+    """What both decoders offer. `frames` is exact or None; `expected_frames` is what the file claims, for progress.
+
+    `coding` is how the library calls the codec; `bit_depth` the bits of a stored sample, None where none are stored.
+    """
 
     rate: int
     channels: int
+    coding: str
+    bit_depth: int | None
     frames: int | None
     expected_frames: int | None
 
@@ -120,6 +127,8 @@ class SoundFileDecoder:
         self._file = _ForwardFile(_SeekableView(source.stream))
         self.rate = self._file.samplerate
         self.channels = self._file.channels
+        self.coding = self._file.subtype
+        self.bit_depth = _BIT_DEPTHS.get(self.coding, _digits(self.coding, "PCM_"))
         uncounted = self._file.frames >= _UNKNOWN_FRAMES or self._file.subtype.startswith("MPEG")
         self.frames = None if uncounted else self._file.frames
         self.expected_frames = self.frames
@@ -185,6 +194,8 @@ class LibavDecoder:
             raise AudioError(f"{self._name} holds no samples that can be decoded", "Export or download it again.")
         self.rate = self._first.rate
         self.channels = self._first.layout.nb_channels
+        self.coding = self._stream.codec_context.name
+        self.bit_depth = _digits(self.coding, "pcm_")
         self.frames = None
         self.expected_frames = self._stated_frames()
 
@@ -293,6 +304,12 @@ def _as_float32(frame: av.AudioFrame) -> np.ndarray:
         offset, divisor = _SAMPLE_SCALES[kind]
         samples = (samples - offset) / divisor
     return np.ascontiguousarray(samples, np.float32)
+
+
+def _digits(coding: str, family: str) -> int | None:
+    """Bits in the name of a PCM codec: PCM_S8, PCM_16, pcm_s24le, pcm_f32le."""
+    found = re.match(rf"{family}[a-zA-Z]*(\d+)", coding)
+    return int(found.group(1)) if found else None
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:

@@ -6,7 +6,7 @@ Writes into an open binary stream; names, folders and temporary files are for `a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ import soundfile
 
 from rvc_spark.audio_container import VORBIS_TO_WAV
 from rvc_spark.audio_source import shown
+from rvc_spark.audio_watermark import WATERMARKS, require_watermark, watermark_in_use
 from rvc_spark.errors import OutputError
 
 SAMPLE_FORMATS = {
@@ -57,6 +58,8 @@ class EncodeOptions:
             (float WAV keeps them as they are), "scale" turns the whole sound down to a peak of 0.99, "refuse" raises.
         comment: a line kept in the file's tags, such as the licence of the model that made it; up to MAX_COMMENT
             characters; in mp3 those outside ASCII become "?".
+        watermark: "perth" adds an inaudible mark that says a program made the sound, see `rvc_spark.watermark`; "none"
+            does not; None takes the `watermark` of the configuration, whose default is "none".
     """
 
     format: str | None = None
@@ -66,6 +69,7 @@ class EncodeOptions:
     quality: float = 0.8
     over_range: str = "clip"
     comment: str = ""
+    watermark: str | None = field(default=None, repr=False)  # no part of the text that tells finished work from changed
 
     def __post_init__(self) -> None:
         if self.format is not None:
@@ -75,6 +79,8 @@ class EncodeOptions:
         elif self.sample_format is not None:
             _choice("The sample format", self.sample_format, tuple(_BYTES))
         _choice("over_range", self.over_range, OVER_RANGE)
+        if self.watermark is not None:
+            _choice("The watermark", self.watermark, WATERMARKS)
         if len(self.comment) > MAX_COMMENT or not self.comment.isprintable():
             raise OutputError(
                 f"The comment has {len(self.comment):,} characters or control characters in it",
@@ -84,10 +90,11 @@ class EncodeOptions:
             raise OutputError(f"The quality {self.quality} is outside 0..1", "Use 0.8 for speech.")
 
     def resolved(self, path: Path | None = None) -> EncodeOptions:
-        """The same options with format and sample format decided.
+        """The same options with format, sample format and watermark decided.
 
         Raises:
             OutputError: the suffix tells no format, another format than asked for, or one that lacks the sample format.
+            MissingPackageError, WatermarkModelError: the watermark cannot be written here.
         """
         by_suffix = SUFFIXES.get(path.suffix.lower()) if path is not None else "wav"
         name = self.format or by_suffix
@@ -96,7 +103,10 @@ class EncodeOptions:
                 f"{shown(path)} does not end in a suffix of {name or 'a format that can be written'}",
                 f"Name it with one of {', '.join(SUFFIXES)}.",
             )
-        return replace(self, format=name, sample_format=self.sample_format or SAMPLE_FORMATS[name][0])
+        watermark = self.watermark or watermark_in_use()
+        require_watermark(watermark)
+        sample_format = self.sample_format or SAMPLE_FORMATS[name][0]
+        return replace(self, format=name, sample_format=sample_format, watermark=watermark)
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -205,6 +215,24 @@ class _WavSink:
         return start + sizes + between + struct.pack("<4sI", b"data", 0xFFFFFFFF)
 
 
+class _PipeSink:
+    """A 16-bit WAV of unknown length, for a stream that cannot seek."""
+
+    def __init__(self, stream: BinaryIO, rate: int, channels: int, options: EncodeOptions) -> None:
+        self._stream = stream
+        self._stream.write(streamed_wav_header(rate, channels, options.comment))
+
+    def write(self, frames: np.ndarray) -> None:
+        """int32 [n, C]."""
+        self._stream.write(frames.astype("<i2").tobytes())
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """The end of the stream is the end of the sound."""
+
+
 def streamed_wav_header(rate: int, channels: int, comment: str = "") -> bytes:
     """The beginning of a 16-bit wav of unknown length, for a pipe: its sizes say "until the end"."""
     tags = _tags_chunk(EncodeOptions(comment=comment).comment) if comment else b""
@@ -287,12 +315,21 @@ class _SoundFileSink:
             raise self._target.error
 
 
-def make_sink(stream: BinaryIO, rate: int, channels: int, options: EncodeOptions) -> _WavSink | _SoundFileSink:
-    """The encoder for resolved options; writes to `stream`, which must seek.
+def make_sink(
+    stream: BinaryIO, rate: int, channels: int, options: EncodeOptions, piped: bool = False
+) -> _WavSink | _PipeSink | _SoundFileSink:
+    """The encoder for resolved options; writes to `stream`, which must seek unless `piped`.
 
     Raises:
         OutputError: the format cannot hold this rate or channel count.
     """
+    if piped:
+        if (options.format, options.sample_format) != ("wav", "pcm16"):
+            raise OutputError(
+                f"{options.format} of {options.sample_format} cannot be streamed to a pipe",
+                "Use wav of pcm16, or name a file.",
+            )
+        return _PipeSink(stream, rate, channels, options)
     if options.format == "mp3" and (rate not in MP3_RATES or channels > MP3_CHANNELS):
         raise OutputError(
             f"mp3 cannot hold {channels} channels at {rate} Hz; it takes 1 or 2 at {', '.join(map(str, MP3_RATES))} Hz",

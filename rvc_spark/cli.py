@@ -37,6 +37,7 @@ def conversion_lines(conversion: Any) -> list[str]:
         f"{place}: {conversion.seconds:.2f} s at {conversion.rate} Hz in {conversion.elapsed:.2f} s "
         f"(real-time factor {conversion.real_time_factor:.2f})",
         f"voice {conversion.voice}; {engines_line(conversion.engines)}",
+        *([] if conversion.watermark is None else [f"watermark {conversion.watermark}"]),
     ]
 
 
@@ -82,6 +83,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", help="file to write, or - for standard output")
     parser.add_argument("--format", choices=("wav", "flac", "ogg", "mp3"), help="default: by the suffix of the output")
     parser.add_argument("--sample-format", choices=("pcm16", "pcm24", "float32"), help="default: pcm16")
+    add_watermark(parser)
+
+
+def add_watermark(parser: argparse.ArgumentParser) -> None:
+    """The mark that says a program made the sound."""
+    words = "perth adds an inaudible mark that says a program made it (default: `watermark` of the settings, none)"
+    parser.add_argument("--watermark", choices=("none", "perth"), help=words)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +98,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def encode_options(arguments: argparse.Namespace) -> Any:
-    """EncodeOptions from --format and --sample-format."""
+    """EncodeOptions from --format, --sample-format and --watermark."""
     from rvc_spark.audio import EncodeOptions
 
-    chosen = {"format": arguments.format, "sample_format": arguments.sample_format}
+    names = ("format", "sample_format", "watermark")
+    chosen = {name: getattr(arguments, name) for name in names}
     return EncodeOptions(**{name: value for name, value in chosen.items() if value})
 
 
@@ -109,10 +118,12 @@ def write_standard(conversion: Any, options: Any) -> None:
     """Send the encoded sound to standard output."""
     from dataclasses import replace
 
-    from rvc_spark.audio import encode_audio
+    from rvc_spark.audio import encode_whole
 
     refuse_terminal()
-    sys.stdout.buffer.write(encode_audio(conversion.audio, replace(options, format=options.format or "wav")))
+    encoded = encode_whole(conversion.audio, replace(options, format=options.format or "wav"))
+    conversion.watermark = encoded.watermark
+    sys.stdout.buffer.write(encoded.data)
     sys.stdout.buffer.flush()
 
 
@@ -169,13 +180,14 @@ def _convert_folder(arguments: argparse.Namespace) -> int:
 
 
 def command_voices(arguments: argparse.Namespace) -> int:
-    """All voices with what is known of them."""
+    """All voices, trained and enrolled, with what is known of them."""
+    from rvc_spark.cli_profiles import list_profiles
     from rvc_spark.rvc_modules import VC
 
     vc = VC()
     table = listing(("voice", "rate", "version", "speakers", "pitch", "size"), ("index", "note"))
     for voice in vc.voices():
-        report: dict[str, Any] = {"name": voice.name, "path": str(voice.path), "bytes": voice.size}
+        report: dict[str, Any] = {"name": voice.name, "kind": "voice", "path": str(voice.path), "bytes": voice.size}
         size = f"{voice.size / 1e6:.1f} MB"
         if voice.info is None:
             report["error"] = voice.error
@@ -196,6 +208,7 @@ def command_voices(arguments: argparse.Namespace) -> int:
             table.add_row(*map(escape, columns), "yes" if info.has_f0 else "no", size, escape(found), escape(note))
         if arguments.json:
             say(report, True, [])
+    list_profiles(table, arguments.json)
     if not arguments.json:
         screen.print(table)
         screen.print(f"voices are looked for in {', '.join(map(str, vc.folders))}", soft_wrap=True)
@@ -206,7 +219,8 @@ def command_demo(arguments: argparse.Namespace) -> int:
     """The main job: text in, the demo voice out, with picture and executed notebook."""
     from rvc_spark.demo import run_demo
 
-    result = run_demo(arguments.text, None if arguments.output is None else Path(arguments.output), errors_say)
+    folder = None if arguments.output is None else Path(arguments.output)
+    result = run_demo(arguments.text, folder, errors_say, watermark=arguments.watermark)
     say(result.report(), arguments.json, result.lines())
     return 0
 
@@ -235,7 +249,9 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_profiles import add_enrolment, add_profiles
     from rvc_spark.cli_triton import add_triton
+    from rvc_spark.cli_watermark import add_watermark_commands
 
     top = argparse.ArgumentParser(prog="rvc-spark", description="Text or a recording in, the chosen voice out.")
     top.add_argument("--version", action="version", version=f"rvc-spark {__version__}")
@@ -244,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="speak a sentence in the demo voice and show everything about it")
     demo.add_argument("text", nargs="?", default=None, help="what to say")
     demo.add_argument("-o", "--output", help="folder for the results (default: TEMP/demo)")
+    add_watermark(demo)
     demo.set_defaults(run=command_demo)
 
     speak = commands.add_parser("speak", help="text -> the chosen voice")
@@ -252,11 +269,12 @@ def parser() -> argparse.ArgumentParser:
     add_speech(speak)
     speak.set_defaults(run=command_speak)
 
-    enroll = commands.add_parser("enroll", help="recordings -> a small file a speech engine speaks from")
-    enroll.add_argument("recordings", nargs="+", help="one or more; 6 s or longer is best")
+    enroll = commands.add_parser("enroll", help="recordings -> a profile, or a small file a speech engine speaks from")
+    enroll.add_argument("recordings", nargs="+", help="one or more, for a profile also folders; 6 s or longer is best")
     enroll.add_argument("--engine", help="auto, triton, spark or espeak (default: auto)")
     enroll.add_argument("--transcript", help="what the one recording says, for Spark-TTS")
     enroll.add_argument("-o", "--output", help="where to put the file")
+    add_enrolment(enroll)
     enroll.set_defaults(run=command_enroll)
 
     engines = commands.add_parser("engines", help="which speech engines could speak here, and which would")
@@ -277,7 +295,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (demo, speak, enroll, engines, convert, voices, doctor):
         add_json(command)
     add_assets(commands)
+    add_profiles(commands)
     add_triton(commands)
+    add_watermark_commands(commands)
     return top
 
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def add_speech(parser: argparse.ArgumentParser) -> None:
     """Options of everything that speaks."""
     group = parser.add_argument_group("speech")
     group.add_argument("--engine", help="auto, triton, spark or espeak (default: auto, or `tts` of the settings)")
-    group.add_argument("--reference", help="recording whose voice Spark-TTS takes, or a file of `rvc-spark enroll`")
+    group.add_argument("--reference", help="whose voice speaks: a recording, a profile, or a file of `enroll`")
     group.add_argument("--transcript", help="what the recording says: closer to it, if it fits word for word")
     for option, (_, kind, engines, words) in _ENGINE_OPTIONS.items():
         group.add_argument(f"--{option}", type=kind, help=f"{words} ({engines})", default=None)
@@ -108,9 +110,13 @@ def command_speak(arguments: argparse.Namespace) -> int:
 
 
 def command_enroll(arguments: argparse.Namespace) -> int:
-    """Recordings become a small speaker file."""
+    """Recordings become a small speaker file, or with a name a profile."""
+    from rvc_spark.cli_profiles import command_enroll_profile, refuse_profile_options
     from rvc_spark.rvc_init import enroll, init_rvc
 
+    if arguments.name is not None:
+        return command_enroll_profile(arguments)
+    refuse_profile_options(arguments)
     init_rvc()
     result = enroll(arguments.recordings, engine=arguments.engine, transcript=arguments.transcript)
     if not result.success or result.path is None:
@@ -147,7 +153,7 @@ def _who(arguments: argparse.Namespace, engine: str) -> dict[str, Any]:
 def _say(arguments: argparse.Namespace, text: str, options: Any) -> int:
     from dataclasses import replace
 
-    from rvc_spark.audio import encode_audio
+    from rvc_spark.audio import encode_whole
     from rvc_spark.rvc_init import get_speakers, licensed
     from rvc_spark.rvc_init import say as speak_only
 
@@ -155,18 +161,24 @@ def _say(arguments: argparse.Namespace, text: str, options: Any) -> int:
     engine = get_speakers().choose(arguments.engine).value
     target = None if arguments.output == STANDARD else arguments.output
     spoken = speak_only(text, target, **_who(arguments, engine), options=options)
+    watermark = spoken.watermark
     if target is None:
         refuse_terminal()
         options = licensed(replace(options, format=options.format or "wav"), spoken.licence)
-        sys.stdout.buffer.write(encode_audio(spoken.audio, options))
+        encoded = encode_whole(spoken.audio, options)
+        watermark = encoded.watermark
+        sys.stdout.buffer.write(encoded.data)
         sys.stdout.buffer.flush()
-    _tell(arguments, spoken.engine, spoken.audio.seconds, time.perf_counter() - began, None)
+    told = _Told(spoken.engine, spoken.audio.seconds, time.perf_counter() - began, None, watermark)
+    _tell(arguments, told)
     return 0
 
 
 def _stream(arguments: argparse.Namespace, text: str, options: Any) -> int:
     """Write sound as it is made: a file that grows under a temporary name, or wav of unknown length to the pipe."""
-    from rvc_spark.audio import open_writer
+    from dataclasses import replace
+
+    from rvc_spark.audio import open_pipe, open_writer
     from rvc_spark.cli import settings_of
     from rvc_spark.rvc_init import get_speakers, licensed, stream_speak, stream_speech
 
@@ -183,14 +195,21 @@ def _stream(arguments: argparse.Namespace, text: str, options: Any) -> int:
         refuse_terminal()
         if options.format not in (None, "wav"):
             raise OutputError(f"{options.format} cannot be streamed to a pipe", "Use wav, or name a file.")
-        _to_pipe(heard, licence)
+        # 16 bits without dither: a pipe is heard at once and not worked on
+        options = replace(licensed(options, licence), sample_format="pcm16", dither=False)
+        first = next(heard)
+        writer = open_pipe(sys.stdout.buffer, first.rate, 1, options)
+        for piece in chain([first], heard):
+            writer.write(piece.samples[None])
+            sys.stdout.buffer.flush()
+        writer.finish()
+        sys.stdout.buffer.flush()
     else:
         first = next(heard)
         with open_writer(arguments.output, first.rate, 1, options=licensed(options, licence)) as writer:
-            writer.write(first.samples[None])
-            for piece in heard:
+            for piece in chain([first], heard):
                 writer.write(piece.samples[None])
-    _tell(arguments, why, heard.seconds, time.perf_counter() - began, heard.first)
+    _tell(arguments, _Told(why, heard.seconds, time.perf_counter() - began, heard.first, writer.watermark))
     return 0
 
 
@@ -215,32 +234,35 @@ class _Heard:
         return piece
 
 
-def _to_pipe(pieces: Iterator[Any], licence: str) -> None:
-    import numpy as np
+@dataclass(frozen=True)
+class _Told:
+    """What is told of a spoken text: who spoke, seconds of sound, of work and until the first sound, and its mark."""
 
-    from rvc_spark.audio import streamed_wav_header
-
-    out = sys.stdout.buffer
-    for number, piece in enumerate(pieces):
-        if number == 0:
-            out.write(streamed_wav_header(piece.rate, 1, licence))
-        out.write(np.clip(np.rint(piece.samples * 32_768), -32_768, 32_767).astype("<i2").tobytes())
-        out.flush()
+    engine: Any
+    seconds: float
+    elapsed: float
+    first: float | None
+    watermark: Any
 
 
-def _tell(arguments: argparse.Namespace, engine: Any, seconds: float, elapsed: float, first: float | None) -> None:
-    report = {
-        "path": None if arguments.output == STANDARD else str(arguments.output), "seconds": round(seconds, 3),
-        "elapsed": round(elapsed, 3), "engines": {"tts": {"value": engine.value, "reason": engine.reason}},
+def _tell(arguments: argparse.Namespace, told: _Told) -> None:
+    report: dict[str, Any] = {
+        "path": None if arguments.output == STANDARD else str(arguments.output), "seconds": round(told.seconds, 3),
+        "elapsed": round(told.elapsed, 3),
+        "engines": {"tts": {"value": told.engine.value, "reason": told.engine.reason}},
     }  # fmt: skip
     place = "standard output" if report["path"] is None else report["path"]
-    heard = "" if first is None else f", first sound after {first:.2f} s"
-    if first is not None:
-        report["first_sound"] = round(first, 3)
+    heard = "" if told.first is None else f", first sound after {told.first:.2f} s"
+    if told.first is not None:
+        report["first_sound"] = round(told.first, 3)
+    factor = told.elapsed / told.seconds
     lines = [
-        f"{place}: {seconds:.2f} s of speech in {elapsed:.2f} s{heard} (real-time factor {elapsed / seconds:.2f})",
-        f"tts={engine}",
+        f"{place}: {told.seconds:.2f} s of speech in {told.elapsed:.2f} s{heard} (real-time factor {factor:.2f})",
+        f"tts={told.engine}",
     ]
+    if told.watermark is not None:
+        report["watermark"] = told.watermark.report()
+        lines.append(f"watermark {told.watermark}")
     if report["path"] is None:
         errors.print(escape("\n".join(lines)), soft_wrap=True)
     else:

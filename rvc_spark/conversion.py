@@ -6,13 +6,21 @@ The result is read from disk when asked for, however long it is. How it is made 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from rvc_spark.audio import Audio, AudioReader, EncodeOptions, StreamResampler, open_audio, open_writer
+from rvc_spark.audio import (
+    Audio,
+    AudioReader,
+    EncodeOptions,
+    StreamResampler,
+    WatermarkReport,
+    open_audio,
+    open_writer,
+)
 from rvc_spark.errors import AudioError, OutputError
 from rvc_spark.infer.pipeline import Rendering, Source
 from rvc_spark.infer.sample_store import SampleStore
@@ -41,6 +49,8 @@ class Conversion:
     elapsed: float  # seconds of work
     path: Path | None
     _store: SampleStore
+    watermark: WatermarkReport | None = None  # what the detector found in the file; None: not written, or not marked
+    _default_watermark: str | None = None  # of the configuration it was made under
 
     @property
     def audio(self) -> Audio:
@@ -59,10 +69,10 @@ class Conversion:
 
     def save(self, path: str | Path, options: EncodeOptions | None = None) -> Path:
         """Write the result; the suffix chooses the format unless `options` does. Bounded memory, atomic."""
-        with open_writer(path, self.rate, 1, options or EncodeOptions()) as writer:
+        with open_writer(path, self.rate, 1, watermarked(options, self._default_watermark)) as writer:
             for block in self._store.blocks():
                 writer.write(block[None])
-        self.path = Path(path)
+        self.path, self.watermark = Path(path), writer.watermark
         return self.path
 
     def report(self) -> dict[str, Any]:
@@ -77,6 +87,7 @@ class Conversion:
             "real_time_factor": round(self.real_time_factor, 4),
             "engines": {name: {"value": c.value, "reason": c.reason} for name, c in self.engines.items()},
             "settings": self.settings.as_dict(),
+            **({} if self.watermark is None else {"watermark": self.watermark.report()}),
         }
 
 
@@ -118,6 +129,12 @@ class BlockConversion:
         """End the work and free what it held."""
         self._blocks.close()
         self._source.store.close()
+
+
+def watermarked(options: EncodeOptions | None, name: str | None) -> EncodeOptions:
+    """Options with this watermark, unless they name one themselves; None: that of the process."""
+    options = options or EncodeOptions()
+    return options if options.watermark is not None or name is None else replace(options, watermark=name)
 
 
 def refuse_overwriting(source: SoundSource, output: str | Path | None) -> None:

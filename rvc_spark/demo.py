@@ -51,6 +51,7 @@ class DemoResult:
             f"  notebook   {self.notebook}",
             f"  engines    {', '.join(f'{name}={choice}' for name, choice in self.speech.engines.items())}",
             f"  sound      {conversion.seconds:.2f} s at {conversion.rate} Hz, converted in {conversion.elapsed:.2f} s",
+            *([] if conversion.watermark is None else [f"  watermark  {conversion.watermark}"]),
             f"  speed      real-time factor {conversion.real_time_factor:.2f}; everything took {self.seconds:.0f} s",
             "The demo voice proves the chain and is a small one: clearly another person, a little hazy, consonants "
             "soft. Its figures are in METRICS.md beside it.",
@@ -76,19 +77,22 @@ def _run_notebook(source: Path, target: Path, parameters: dict[str, Any]) -> Non
     os.replace(temporary, target)
 
 
-def run_demo(text: str | None, folder: Path | None, say: Callable[[str], None]) -> DemoResult:
+def run_demo(
+    text: str | None, folder: Path | None, say: Callable[[str], None], *, watermark: str | None = None
+) -> DemoResult:
     """Speak, convert, draw and run the notebook.
 
     Args:
         text: what to say; a default sentence if None.
         folder: where to write; `TEMP/demo` if None.
         say: takes one line per stage.
+        watermark: of both sound files, "none" or "perth"; the configuration's if None.
 
     Raises whatever speaking and converting raise; OutputError when the folder cannot be made.
     """
     started = time.perf_counter()
     text = TEXT if text is None else text
-    vc = init_rvc()
+    vc = init_rvc(**({} if watermark is None else {"watermark": watermark}))
     folder = (folder or vc.config.temp_dir / "demo").resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rvc_spark.errors import RvcSparkError, TritonBootError
+from rvc_spark.errors import MissingPackageError, RvcSparkError, TritonBootError
 from rvc_spark.rvc_config import RVCConfig
 
 MIN_FREE_BYTES = 1 << 30  # room for a download or an hour of scratch
@@ -92,8 +92,19 @@ def _codecs() -> Finding:
 
     tone = Audio(np.sin(np.arange(16_000) * 0.1).astype(np.float32) * 0.1, 16_000)
     for name in FORMATS:
-        read_audio(BytesIO(encode_audio(tone, EncodeOptions(format=name))))
+        read_audio(BytesIO(encode_audio(tone, EncodeOptions(format=name, watermark="none"))))
     return Finding("sound files", "ok", f"{', '.join(FORMATS)} written and read back")
+
+
+def _watermark() -> Finding:
+    from rvc_spark.perth_weights import load_perth
+
+    try:
+        load_perth()
+    except MissingPackageError as error:
+        return Finding("watermark: perth", "optional", str(error))
+    words = f"resemble-perth {_installed('resemble-perth')} marks noise, and finds the mark"
+    return Finding("watermark: perth", "ok", f"{words}; written now: {RVCConfig().watermark}")
 
 
 def _speech() -> Finding:
@@ -189,6 +200,7 @@ CHECKS: tuple[tuple[str, Callable[[], Finding | Iterator[Finding]]], ...] = (
     ("torchaudio", _torchaudio),
     ("root folder", _folders),
     ("sound files", _codecs),
+    ("watermark: perth", _watermark),
     ("embedded speech", _speech),
     ("speech engines", _engines),
     ("Triton client", _triton_client),

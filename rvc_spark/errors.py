@@ -66,6 +66,10 @@ class IndexFileError(ModelFileError):
     """A retrieval index is refused, does not fit the voice, or the choice between several is ambiguous."""
 
 
+class WatermarkModelError(ModelFileError):
+    """The weights of a watermark are refused, or do not mark what they should."""
+
+
 class VoiceNotFoundError(RvcSparkError):
     """No voice of that name is in the voices folder."""
 
@@ -160,7 +164,37 @@ class OutputError(RvcSparkError):
     exit_code = 11
 
 
+class WatermarkError(OutputError):
+    """A watermark was asked for, and its detector does not find it in what would be written."""
+
+
 class TritonBootError(RvcSparkError):
     """A Triton server cannot be started: no platform for it, a port in use, a model that does not load."""
 
     exit_code = 12
+
+
+class QualityError(RvcSparkError):
+    """Recordings are refused as samples of a voice; the message names the worst of what was found."""
+
+    exit_code = 14
+
+
+class ProfileError(RvcSparkError):
+    """A voice profile is damaged, cannot be written, or holds something that no profile holds."""
+
+    exit_code = 15
+
+
+class ProfileNotFoundError(ProfileError):
+    """No profile has that name or id."""
+
+
+class ProfileExistsError(ProfileError):
+    """Another profile has that name or id, or had it and was deleted."""
+
+
+class ConsentError(ProfileError):
+    """A voice may not be enrolled: nobody's consent is told, it is incomplete, or it is another person's."""
+
+    exit_code = 16

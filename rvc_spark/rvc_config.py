@@ -74,7 +74,9 @@ class RVCConfig(BaseSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
+    profiles: Path | None = None  # enrolled voices; private to their owner
     tts: Literal["auto", "triton", "spark", "espeak"] = "auto"  # who speaks
+    watermark: Literal["none", "perth"] = "none"  # of everything that is written, where its own options do not say
     triton_host: str = Field(
         default="localhost", validation_alias=AliasChoices("TRITON_SERVER_ADDR", "RVC_SPARK_TRITON_HOST")
     )
@@ -148,6 +150,11 @@ class RVCConfig(BaseSettings):
     def spark_dir(self) -> Path:
         """The Spark-TTS checkpoint folder."""
         return self.spark or self.assets_dir / "spark" / "Spark-TTS-0.5B"
+
+    @property
+    def profiles_dir(self) -> Path:
+        """Enrolled voices, one folder each. Nobody but their owner may enter."""
+        return self.profiles or self.assets_dir / "profiles"
 
     @property
     def triton_dir(self) -> Path:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rvc_spark.audio import Audio, EncodeOptions, write_audio
+from rvc_spark.audio import Audio, EncodeOptions, WatermarkReport, use_watermark, write_whole
 from rvc_spark.conversion import Conversion, SoundSource
-from rvc_spark.errors import ConfigError, OutputError, RvcSparkError
+from rvc_spark.errors import ConfigError, OutputError, RvcSparkError, VoiceNotFoundError
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.speak_options import SpeakOptions
@@ -26,6 +26,9 @@ from rvc_spark.processing.spoken_parts import SENTENCE_PAUSE
 from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.processing.utterance import Utterance
 from rvc_spark.processing.worker_manager import WorkerManager
+from rvc_spark.profiles.profile_names import PREFIX
+from rvc_spark.profiles.profile_store import ProfileStore
+from rvc_spark.profiles.profile_voices import ProfileVoices
 from rvc_spark.rvc_config import Choice, RVCConfig
 from rvc_spark.rvc_modules import VC, LoadedVoice
 from rvc_spark.tts.choose import Speakers
@@ -51,6 +54,7 @@ class Spoken:
     path: Path | None
     engine: Choice
     licence: str = ""
+    watermark: WatermarkReport | None = None  # what the detector found in the file; None: not written, or not marked
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Speech:
         return self.conversion.path
 
     @property
+    def watermark(self) -> WatermarkReport | None:
+        """What the detector found in the file; None: not written, or not marked."""
+        return self.conversion.watermark
+
+    @property
     def engines(self) -> dict[str, Choice]:
         """Which engine did what, and why."""
         return self.conversion.engines
@@ -89,17 +98,21 @@ class BatchItem:
 
 
 def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
-    """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`."""
+    """Make (or make anew) the shared VC. `values` are fields of RVCConfig, as in `init_rvc(device="cpu")`.
+
+    Its `watermark` is from then on that of everything this process writes, where `EncodeOptions` do not say otherwise.
+    """
     global _shared, _speakers, _workers
     if config is not None and values:
         raise ConfigError(f"both a config and {', '.join(values)} are given", "Give one or the other.")
     _shared = VC(config or RVCConfig(**values))
+    use_watermark(_shared.config.watermark)
     if _workers is not None:
         _workers.stop()
         _workers = None
     if _speakers is not None:
         _speakers.close()
-    _speakers = Speakers(_shared.config)
+    _speakers = Speakers(_shared.config, ProfileVoices(ProfileStore.of(_shared.config)))
     return _shared
 
 
@@ -115,9 +128,29 @@ def get_speakers() -> Speakers:
     return _speakers
 
 
+def get_profiles() -> ProfileStore:
+    """The enrolled voices of the shared VC's configuration."""
+    return ProfileStore.of(get_vc().config)
+
+
 def load_model(voice: str | Path = DEFAULT_VOICE, *, index: str | Path | None = "auto") -> LoadedVoice:
-    """Load a voice into the shared VC: a name of `get_vc().voices()` or a path. See `VC.load`."""
-    return get_vc().load(voice, index=index)
+    """Load a voice into the shared VC: a name of `get_vc().voices()` or a path. See `VC.load`.
+
+    `profile:NAME` as voice is the RVC voice that was trained for that profile; as index, an index of its recordings.
+    """
+    vc = get_vc()
+    if isinstance(voice, str) and voice.startswith(PREFIX):
+        links = get_profiles().get(voice).record.links
+        if links.voice is None:
+            raise VoiceNotFoundError(
+                f"no RVC voice belongs to {voice!r:.100}",
+                "Speak with it: speak(TEXT, reference=...); or train one and link it: get_profiles().link(...).",
+            )
+        voice, index = links.voice, links.index if index == "auto" and links.index else index
+    if isinstance(index, str) and index.startswith(PREFIX):
+        loaded = vc.load(voice, index=None)
+        index = ProfileVoices(get_profiles()).index(index, vc.encoder, loaded.info.version)
+    return vc.load(voice, index=index)
 
 
 def ready_voice() -> VC:
@@ -136,7 +169,11 @@ def convert_audio(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Conversion:
-    """Convert a recording into the loaded voice (the demo voice if none is). See `VC.convert` for the settings."""
+    """Convert a recording into the loaded voice (the demo voice if none is). See `VC.convert` for the settings.
+
+    `auto_key="profile:NAME"` brings it to where that profile speaks.
+    """
+    settings = _with_profile_pitch(settings)
     return ready_voice().convert(source, output=output, options=options, on_progress=on_progress, **settings)
 
 
@@ -189,8 +226,10 @@ def say(
     speakers = get_speakers()
     chosen, why = speakers.engine(engine, tts)
     audio = _spoken(chosen, speakers.speaker_file(chosen, reference, transcript), text)
-    path = None if output is None else write_audio(output, audio, options=licensed(options, chosen.licence))
-    return Spoken(text, audio, path, why, chosen.licence)
+    if output is None:
+        return Spoken(text, audio, None, why, chosen.licence)
+    written = write_whole(output, audio, licensed(options, chosen.licence))
+    return Spoken(text, audio, written.path, why, chosen.licence, written.watermark)
 
 
 def speak(
@@ -209,11 +248,11 @@ def speak(
 
     Args:
         engine: "triton", "spark", "espeak" or "auto"; None takes the configuration's. See `Speakers.choose`.
-        reference: a recording whose voice the engine takes, or a file of `enroll`.
-        transcript: what the recording says, for Spark-TTS.
+        reference: a recording whose voice the engine takes, a file of `enroll`, or the name of a profile.
+        transcript: what the recording says, for Spark-TTS; a profile knows its own.
         tts: settings of the engine: fields of EspeakSettings, SparkSettings or TritonSettings.
         settings: fields of ConversionSettings. `auto_key` is "voice" unless a key or auto_key is given, because the
-            speaker is mostly lower or higher than the voice.
+            speaker is mostly lower or higher than the voice. "profile:NAME" is where that profile speaks.
 
     Raises TextError, SpeechError and whatever `VC.convert` raises.
     """
@@ -253,6 +292,7 @@ def stream_speak(
     `get_worker_manager()`, so several may run at once. Closing the iterator ends the work, on a server too.
     """
     ready_voice()
+    settings = _with_profile_pitch(settings)
     options = SpeakOptions(engine=engine, reference=reference, transcript=transcript, tts=tts or {}, on_failure="stop")
     return get_worker_manager().submit(text, options, settings=settings)
 
@@ -260,8 +300,17 @@ def stream_speak(
 def _with_auto_key(vc: VC, settings: dict[str, Any]) -> dict[str, Any]:
     """The speaker is mostly lower or higher than the voice: unless a key is given, it is found."""
     assert vc.voice is not None
+    settings = _with_profile_pitch(settings)
     if "key" not in settings and "auto_key" not in settings and vc.voice.card.median_f0_hz:
         return {**settings, "auto_key": "voice"}
+    return settings
+
+
+def _with_profile_pitch(settings: dict[str, Any]) -> dict[str, Any]:
+    """`auto_key="profile:NAME"` as where that profile speaks."""
+    target = settings.get("auto_key")
+    if isinstance(target, str) and target.startswith(PREFIX):
+        return {**settings, "auto_key": ProfileVoices(get_profiles()).pitch(target)}
     return settings
 
 
@@ -328,7 +377,7 @@ def convert_folder(
     if not sources:
         raise OutputError(f"{folder} holds no sound files", f"Known suffixes: {' '.join(sorted(SOUND_SUFFIXES))}.")
     vc = ready_voice()
-    checked = ConversionSettings().changed(**settings)
+    checked = ConversionSettings().changed(**_with_profile_pitch(settings))
     for source, target in zip(sources, batch_targets(sources, folder, output, f".{format}"), strict=True):
         try:
             if target in sources:

@@ -16,7 +16,14 @@ from typing import Any
 import torch
 
 from rvc_spark.audio import Audio, EncodeOptions
-from rvc_spark.conversion import BlockConversion, Conversion, SoundSource, read_source, refuse_overwriting
+from rvc_spark.conversion import (
+    BlockConversion,
+    Conversion,
+    SoundSource,
+    read_source,
+    refuse_overwriting,
+    watermarked,
+)
 from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
 from rvc_spark.infer.content import ContentEncoder, load_content_encoder
@@ -129,6 +136,13 @@ class VC:
             torch.cuda.empty_cache()
         return was_loaded
 
+    @property
+    def encoder(self) -> ContentEncoder:
+        """The content encoder of the loaded voice. Raises VoiceFileError when no voice was ever loaded."""
+        if self._encoder is None:
+            raise VoiceFileError("no voice is loaded", "Call load_model('demo') or VC.load(NAME) first.")
+        return self._encoder[1]
+
     def sibling(self) -> VC:
         """A VC for a second voice at the same time: it shares configuration, content encoder and pitch trackers."""
         other = VC(self.config)
@@ -220,6 +234,9 @@ class VC:
         """`convert` as a generator that yields progress; closing it stops the work and frees what it held."""
         settings = settings or ConversionSettings()
         refuse_overwriting(source, output)
+        options = watermarked(options, self.config.watermark)
+        if output is not None:
+            options.resolved(Path(output))  # a suffix or watermark that cannot be written is told before the work
         started = time.perf_counter()
         voice, engines, choices = self._engines(settings)
         yield Progress(0.0, "reading")
@@ -240,6 +257,7 @@ class VC:
             elapsed=time.perf_counter() - started,
             path=None,
             _store=rendered.store,
+            _default_watermark=options.watermark,
         )
         if output is not None:
             conversion.save(output, options)

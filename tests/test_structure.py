@@ -23,7 +23,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # file, or a family of files behind one door. It may import from lower rows, and from its own where that is not blind.
 LAYERS: list[tuple[set[str], bool]] = [
     ({"errors"}, True),
-    ({"text", "safe_load", "rvc_config", "audio"}, True),
+    ({"text", "safe_load", "rvc_config"}, True),
+    ({"perth"}, True),  # the watermark's networks, which every sound that is written goes through
+    ({"audio"}, True),
     ({"assets", "triton_client"}, True),
     ({"infer", "tts", "music", "streaming"}, True),
     ({"rvc_modules", "profiles", "training"}, True),
@@ -34,11 +36,13 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"cli"}, True),
 ]
 FAMILIES = {  # files that are the inside of a unit whose door is one file
-    "audio": ("audio_", "loudness"),
-    "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds"),
+    "audio": ("audio_", "loudness", "watermark"),
+    "perth": ("perth_",),
+    "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds", "installed_packages"),
     "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
     "rvc_modules": ("conversion",),
+    "rvc_init": ("profile_verbs",),
     "cli": ("cli_", "__main__"),
 }
 TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which engines need below them
@@ -75,6 +79,9 @@ HOMES = {  # package -> the only places that may import it
     "pydantic_settings": ("rvc_config",),
     "rich": ("cli",),
     "papermill": ("demo",),
+    "perth": (),  # nobody: its weights are read as a file, see perth_weights
+    "silero_vad": (),  # nobody either, see profiles/bundled_weights
+    "resemblyzer": (),
 }
 OPTIONAL = {
     "torchcrepe", "torchfcpe", "pyworld", "gdown", "papermill", "nbclient", "tritonclient", "grpc", "demucs", "ray",
@@ -96,15 +103,18 @@ PUBLIC_NAMES = [
     "BootOptions",
     "Choice",
     "ChunkSettings",
+    "Consent",
     "Conversion",
     "ConversionSettings",
     "EncodeOptions",
+    "Enrolment",
     "EspeakEngine",
     "EspeakSettings",
     "Gap",
     "LiveConversion",
     "LiveSettings",
     "LoadedVoice",
+    "ProfileStore",
     "Progress",
     "RVCConfig",
     "RvcSparkError",
@@ -120,16 +130,23 @@ PUBLIC_NAMES = [
     "TritonSparkClient",
     "Utterance",
     "VC",
+    "VoiceEnrollmentPipeline",
+    "VoiceProfile",
+    "WatermarkReport",
     "WorkerManager",
     "WorkerOptions",
     "__version__",
     "boot_triton",
     "convert_audio",
     "convert_folder",
+    "create_profile",
     "enroll",
+    "examine_recordings",
+    "get_profiles",
     "get_speakers",
     "get_vc",
     "get_worker_manager",
+    "given_consent",
     "init_rvc",
     "load_model",
     "read_audio",
@@ -139,6 +156,7 @@ PUBLIC_NAMES = [
     "split_text_and_validate",
     "stream_speak",
     "stream_speech",
+    "verify_watermark",
     "write_audio",
 ]
 MAX_FILE_LINES = 400

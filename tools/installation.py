@@ -1,4 +1,4 @@
-"""Make an environment and install the project into it with one pip call under constraints.
+"""Make an environment and install the project into it with one pip call under constraints, and its bare packages next.
 
 Rules: a fresh environment gets the pinned versions; one that holds packages keeps every one of them; torch is never
 replaced. It does not choose the environment and does not check what works. Parses on Python 3.6 like its caller.
@@ -6,6 +6,7 @@ replaced. It does not choose the environment and does not check what works. Pars
 
 import hashlib
 import importlib.util
+import io
 import re
 import shutil
 import subprocess
@@ -20,6 +21,10 @@ PIP_RETRIES = "2"  # pip waits longer before each; its own 5 make a dead network
 # PyTorch's own CPU builds, for package indexes whose Linux builds bring 3 GB of CUDA. Only when asked for: set-up talks
 # to no other server than the package index on its own account.
 CPU_WHEELS = tuple(f"https://download.pytorch.org/whl/cpu/{name}/" for name in ("torch", "torchaudio"))
+
+# Packages of which one file is read and nothing is ever imported. Their own dependencies are not installed:
+# Resemblyzer would bring webrtcvad, which has no wheel and needs a compiler, and the obsolete typing.
+BARE_PACKAGES = ("resemblyzer",)
 
 # How pip's own words map to a sentence: (pattern, what is wrong, what to do).
 PIP_FAILURES = (
@@ -113,6 +118,7 @@ def remove_environment(environment: Environment) -> None:
 def fingerprint(environment: Environment, extras: str) -> str:
     """Changes when another install is due: the project's metadata, the pins, the place or the interpreter changed."""
     parts = [(ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes(), extras.encode(), str(ROOT).encode()]
+    parts.append(" ".join(BARE_PACKAGES).encode())
     parts.append(repr(python_version(environment.prefix)).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -168,7 +174,10 @@ def pip_command(environment: Environment) -> "list":
 
 
 def install(environment: Environment, extras: str, cpu_wheels: bool = False) -> None:
-    """One pip call: the project, editable, with its extras under constraints. Raises SetupProblem with pip's reason."""
+    """The project, editable, with its extras under constraints; then what comes without its dependencies.
+
+    Raises SetupProblem with pip's reason.
+    """
     if not environment.ours:
         say(f"Installing into {environment.prefix}; nothing that is there is replaced.")
     lines = constraint_lines(environment, installed_versions(environment))
@@ -178,26 +187,31 @@ def install(environment: Environment, extras: str, cpu_wheels: bool = False) -> 
     command = [*pip_command(environment), "install", "--no-compile", "--progress-bar", "off"]
     for page in CPU_WHEELS if cpu_wheels else ():
         command += ["--find-links", page]
-    command += ["-c", str(constraints), "-e", f".[{extras}]"]
+    command += ["-c", str(constraints)]
     log = environment.prefix / "rvc_spark_setup.log"
-    patience = dict({"PIP_RETRIES": PIP_RETRIES}, **child_environment())  # a variable also reaches pip's build step
     say(f"Installing rvc_spark[{extras}] (the first time takes a minute or more; log: {log}).")
     with open(str(log), "w", encoding="utf-8") as record:
-        running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT), env=patience
-        )
-        try:
-            for raw in running.stdout:
-                line = raw.decode("utf-8", "replace")
-                record.write(line)
-                show_pip_line(line)
-            code = running.wait()
-        finally:
-            if running.poll() is None:  # this loop was interrupted, or the log's disk is full
-                running.terminate()
-                running.wait()
+        code = run_pip([*command, "-e", f".[{extras}]"], record)
+        if not code:
+            code = run_pip([*command, "--no-deps", *BARE_PACKAGES], record)
     if code:
         raise pip_problem(log.read_text(encoding="utf-8"), f"pip, whose whole output is in {log},")
+
+
+def run_pip(command: "list", record: "io.TextIOBase") -> int:
+    """Run pip, keep its output in an open log, show what a person waits for; pip's exit code."""
+    patience = dict({"PIP_RETRIES": PIP_RETRIES}, **child_environment())  # a variable also reaches pip's build step
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT), env=patience)
+    try:
+        for raw in running.stdout:
+            line = raw.decode("utf-8", "replace")
+            record.write(line)
+            show_pip_line(line)
+        return running.wait()
+    finally:
+        if running.poll() is None:  # this loop was interrupted, or the log's disk is full
+            running.terminate()
+            running.wait()
 
 
 def show_pip_line(line: str) -> None:

@@ -38,7 +38,7 @@ from installation import fingerprint, install, installed_versions, make_environm
 
 MOST_TEST_PROCESSES = 4  # each takes up to 1 GB
 OLDEST_PYTHON = (3, 11)
-COLAB_EXTRAS = "pitch,drive"  # it brings its own notebook server, and no tritonclient goes with its protobuf
+COLAB_EXTRAS = "pitch,drive,profiles,watermark"  # it has a notebook server, and no tritonclient goes with its protobuf
 COMMANDS = ("demo", "test", "doctor", "notebook", "none")
 MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
 

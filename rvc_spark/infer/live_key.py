@@ -19,7 +19,7 @@ class LiveKey:
         self._set = settings.key
         self._target: VoiceRange | float | None = None
         if settings.auto_key != "off":
-            self._target = voice_range if settings.auto_key == "voice" else float(settings.auto_key)
+            self._target = voice_range if settings.auto_key == "voice" else settings.auto_key
             if self._target is None:
                 self.reason += " (the voice names no median pitch for an automatic key)"
             else:

@@ -22,10 +22,10 @@ from rvc_spark.infer.pitch_trackers import (
     dio_f0,
     fit_frames,
     harvest_f0,
-    is_installed,
     median_width,
     pm_f0,
 )
+from rvc_spark.installed_packages import is_installed
 from rvc_spark.rvc_config import Choice
 
 if TYPE_CHECKING:

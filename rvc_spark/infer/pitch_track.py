@@ -88,7 +88,7 @@ def voice_pitch(
     f0 = fill_unvoiced(track.f0) if settings.profile == "r26" else track.f0
     key, reason = settings.key, f"{settings.key:+g} semitones as set"
     if settings.auto_key != "off":
-        target = voice_range if settings.auto_key == "voice" else float(settings.auto_key)
+        target = voice_range if settings.auto_key == "voice" else settings.auto_key
         if target is not None:
             proposed = automatic_key(track.f0[track.span(0, frames)], target)
             key, reason = settings.key + proposed.key, proposed.reason

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from rvc_spark.errors import MissingPackageError, PitchError, PitchModelError
+from rvc_spark.installed_packages import package_folder
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples per frame: 10 ms, the frame of every RVC voice
@@ -49,18 +50,6 @@ def median_filter(f0: np.ndarray, width: int) -> np.ndarray:
 
 
 # ---- where packages lie ----------------------------------------------------------------------------------------------
-
-
-def is_installed(package: str) -> bool:
-    """Whether a package could be imported; nothing of it runs."""
-    return importlib.util.find_spec(package) is not None
-
-
-def package_folder(package: str) -> Path | None:
-    """The folder of an installed package, found without importing it; None when it is not installed."""
-    spec = importlib.util.find_spec(package)
-    locations = spec.submodule_search_locations if spec else None
-    return Path(locations[0]) if locations else None
 
 
 def package_file(package: str, name: str) -> Path:

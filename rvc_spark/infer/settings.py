@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rvc_spark.errors import ConfigError
-from rvc_spark.infer.pitch_edit import Scale
+from rvc_spark.infer.pitch_edit import Scale, VoiceRange
 
 RESAMPLE_RATES = (8_000, 192_000)
 TARGET_HZ = (40.0, 1200.0)
@@ -27,7 +27,7 @@ class ConversionSettings:
     key: float = _setting(
         0.0, "shift of the melody; fractions allowed; about +12 from a low to a high voice", -48, 48, "semitones"
     )
-    auto_key: str | float = _setting(
+    auto_key: str | float | VoiceRange = _setting(
         "off", "find the key by itself: 'voice' meets the voice's own median pitch, a number that median in Hz"
     )
     f0_method: str = _setting("auto", "pitch tracker; auto takes the best that is present and says which")
@@ -75,7 +75,7 @@ class ConversionSettings:
             raise ConfigError(
                 f"resample_rate={self.resample_rate} is outside {low} to {high} Hz", "Use 0 for the voice's own rate."
             )
-        if self.auto_key in ("off", "voice"):
+        if self.auto_key in ("off", "voice") or isinstance(self.auto_key, VoiceRange):
             return
         target = self.auto_key
         if isinstance(target, str | bool) or not math.isfinite(target) or not TARGET_HZ[0] <= target <= TARGET_HZ[1]:

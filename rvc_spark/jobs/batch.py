@@ -172,6 +172,7 @@ class _Maker:
             "metrics": measures(heard, result, conversion, seconds),
             "engines": {name: {"value": item.value, "reason": item.reason} for name, item in engines.items()},
             "settings": settings.as_dict(),
+            **({} if conversion.watermark is None else {"watermark": conversion.watermark.report()}),
         }
         if self._on_item is not None:
             self._on_item(entry, heard, result, conversion)

@@ -37,6 +37,7 @@ class BatchOptions:
     voice: name or path. engine, reference, transcript, tts: as in `speak`. settings: fields of ConversionSettings; a
     text without key and auto_key is brought to the voice's own pitch, as `speak` does. format, sample_format: of the
     sound files, as in EncodeOptions.
+    watermark: "none" or "perth", as in EncodeOptions; None takes the configuration's.
     redo: "changed" makes what is new or changed, "failed" also tries again what failed, "all" makes everything anew.
     outside: let a list name files outside its own folder.
     """
@@ -49,6 +50,7 @@ class BatchOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     format: str = "flac"
     sample_format: str | None = None
+    watermark: str | None = None
     redo: str = "changed"
     outside: bool = False
 
@@ -63,7 +65,7 @@ class BatchOptions:
     @property
     def encode(self) -> EncodeOptions:
         """How the sound files are written."""
-        return EncodeOptions(format=self.format, sample_format=self.sample_format)
+        return EncodeOptions(format=self.format, sample_format=self.sample_format, watermark=self.watermark)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,9 @@ class Planner:
             "target": card.median_f0_hz,
             "encode": repr(own.encode),
         }
+        watermark = own.watermark or get_vc().config.watermark
+        if watermark != "none":  # told only then: what was made before there were watermarks stays as it is
+            told["watermark"] = watermark
         if settings.f0_curve:
             told["settings"]["f0_curve"] = self._hash(Path(settings.f0_curve))
         if entry.text is None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rvc_spark.audio import Audio, AudioWriter, EncodeOptions, open_writer
+from rvc_spark.audio import Audio, AudioWriter, EncodeOptions, WatermarkReport, load_watermark, open_writer
 from rvc_spark.errors import StreamError
 from rvc_spark.streaming.pacer import ROUNDING
 
@@ -141,6 +141,15 @@ class FileSink(QuietSink):
         self.path = Path(path)
         self._options = (options or EncodeOptions()).resolved(self.path)  # a wrong suffix is told before the work
         self._writer: AudioWriter | None = None
+
+    @property
+    def watermark(self) -> WatermarkReport | None:
+        """What the detector found in the finished file; None before, and where no watermark was asked for."""
+        return None if self._writer is None else self._writer.watermark
+
+    def prepare(self) -> None:
+        """Load what the watermark needs, if the file gets one."""
+        load_watermark(self._options.watermark)
 
     def begin(self, info: RunInfo) -> None:
         """Open the file under a temporary name."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rvc_spark.audio import Audio
 from rvc_spark.errors import ConfigError, RvcSparkError, SpeechError, TritonUnreachableError
@@ -35,11 +35,22 @@ _CONTROL = tuple(field.name for field in fields(ControlVoice))
 _CHUNKS = tuple(field.name for field in fields(ChunkSettings))
 
 
-class Speakers:
-    """The speech engines of one configuration. Networks and connections are made once and kept until `close`."""
+class EnrolledVoices(Protocol):
+    """Voices that are known by name, as far as an engine needs them."""
 
-    def __init__(self, config: RVCConfig) -> None:
+    def speaker_file(self, engine: BaseTTSEngine, reference: str) -> Path | None:
+        """The engine's file for a name; None where it is no name of a voice. Raises SpeechError, ProfileError."""
+
+
+class Speakers:
+    """The speech engines of one configuration. Networks and connections are made once and kept until `close`.
+
+    enrolled: voices that may be a `reference` by name.
+    """
+
+    def __init__(self, config: RVCConfig, enrolled: EnrolledVoices | None = None) -> None:
         self.config = config
+        self._enrolled = enrolled
         self._lock = threading.Lock()
         self._networks: Any = None
         self._client: Any = None
@@ -102,12 +113,18 @@ class Speakers:
     ) -> Path | None:
         """The file to hand to the engine for a recording, which is enrolled; a file of `enroll` is used as it is.
 
+        reference: also the name of an enrolled voice, which knows its own transcript.
+
         Raises SpeechError: nothing could be learnt of the recording; ConfigError: a transcript without a recording.
         """
         if reference is None:
             if transcript is not None:
                 raise ConfigError("a transcript is given without a recording", "Give the recording it is of.")
             return None
+        if isinstance(reference, str) and self._enrolled is not None:
+            known = self._enrolled.speaker_file(engine, reference)
+            if known is not None:
+                return known
         if not isinstance(reference, Audio):
             reference = Path(reference)
             if reference.suffix.lower() in SPEAKER_SUFFIXES:

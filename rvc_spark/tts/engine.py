@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rvc_spark.audio import Audio, EncodeOptions, open_writer
+from rvc_spark.audio import Audio, EncodeOptions, WatermarkReport, open_writer, watermark_in_use
 from rvc_spark.errors import OutputError, RvcSparkError, SpeechError, TextError
 from rvc_spark.rvc_config import Choice
 
@@ -36,6 +36,7 @@ class AudioResult:
     sample_count: int
     success: bool
     error: str | None = None
+    watermark: WatermarkReport | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class BaseTTSEngine(ABC):
     @abstractmethod
     def choice(self) -> Choice:
         """Which engine this is and in what voice, for people to read."""
+
+    @property
+    def enrolment_key(self) -> str:
+        """What a file of `enroll` depends on besides the recordings: engines of equal key make the same file."""
+        return self.name
 
     @abstractmethod
     def enroll(self, samples: Sequence[Path | Audio]) -> EmbeddingResult:
@@ -110,7 +116,7 @@ class BaseTTSEngine(ABC):
                     count += piece.frames
         except RvcSparkError as error:
             return AudioResult(None, 0.0, 0, 0, False, str(error))
-        return AudioResult(Path(target), count / first.rate, first.rate, count, True)
+        return AudioResult(Path(target), count / first.rate, first.rate, count, True, watermark=writer.watermark)
 
     def own_folder(self) -> Path:
         """`folder`, made if it is not there. Raises OutputError."""
@@ -132,7 +138,8 @@ class BaseTTSEngine(ABC):
             voice = Path(embedding_path).read_bytes() if embedding_path is not None else b""
         except OSError as error:
             raise SpeechError(f"{embedding_path} cannot be read ({error})", "Enrol the speaker again.") from error
-        told = "\0".join([str(self.choice), text]).encode("utf-8")
+        marks = [name for name in (watermark_in_use(),) if name != "none"]
+        told = "\0".join([str(self.choice), text, *marks]).encode("utf-8")
         digest = hashlib.sha256(len(voice).to_bytes(8, "little") + voice + told).hexdigest()[:16]
         return self.own_folder() / f"{self.name}_{digest}.wav"
 

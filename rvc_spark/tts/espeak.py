@@ -109,6 +109,11 @@ class EspeakEngine(BaseTTSEngine):
             self.name, f"embedded, voice {voice} at {own.speed} words per minute, pitch {own.pitch}{extra}"
         )
 
+    @property
+    def enrolment_key(self) -> str:
+        """The pitch that meets a recording is that of one voice at one pace."""
+        return str(self.choice)
+
     def voices(self) -> tuple[EspeakVoice, ...]:
         """Every language there is."""
         return voices(self.library.data)

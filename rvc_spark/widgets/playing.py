@@ -53,6 +53,7 @@ class PlayOptions:
         format: of the packets, see `LivePlayer`.
         alone: stop what another call plays, so that one thing is heard at a time.
         player: a player that is shown elsewhere already, such as in a panel; None shows a new one in this cell.
+        encode: how the file of `save` is written.
         on_save: called with the take when a person presses Save; the page keeps a file of its own either way.
         on_end: called on the main thread, once it is free, when all was heard or it was stopped.
     """
@@ -63,6 +64,7 @@ class PlayOptions:
     format: str = "auto"
     alone: bool = True
     player: LivePlayer | None = None
+    encode: EncodeOptions | None = None
     on_save: Callable[[Take], Any] | None = None
     on_end: Callable[[Playing], Any] | None = None
 
@@ -83,7 +85,7 @@ def play(
         save: also write this file while it is made; it has its name when the stream came to its end.
         wait: return when everything is made.
         options, **changes: a `PlayOptions`, and its fields by name: lead, ahead, spectrogram, format, alone, player,
-            on_save, on_end.
+            encode, on_save, on_end.
 
     Raises StreamError (nothing that can be played, an option out of range), OutputError (save); with `wait` also what
     the producer raises.
@@ -106,7 +108,7 @@ class Playing:
     def __init__(self, chunks: Any, title: str, save: str | Path | None, options: PlayOptions) -> None:
         self.title = title
         self.options = options
-        files = [FileSink(save)] if save is not None else []
+        files = [FileSink(save, options.encode)] if save is not None else []
         lead = options.lead if options.lead is not None else LEAD_FAR if in_colab() else LEAD_HERE
         self._pump = Pump(chunks, files, PumpOptions(lead, options.ahead, title), on_end=self._ended)
         self.player = options.player

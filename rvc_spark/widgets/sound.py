@@ -25,6 +25,7 @@ VORBIS_RATES = (8_000, 48_000)  # what every browser's Vorbis decoder plays; oth
 # MAX_BYTES hold about 13, 19, 19, 30 and 45 s of speech (measured on the demo voice's examples).
 OGG_STEPS = ((0.8, 48_000, 2), (0.5, 32_000, 2), (0.5, 32_000, 1), (0.3, 24_000, 1), (0.0, 16_000, 1))
 TASTE_SECONDS = 4.0  # three such pieces of a long sound are encoded at each step before the whole is
+SHOWN = "none"  # watermark: recordings of people are shown as well as results; what is written gets its mark there
 SURE_TO_FAIL = 1.5  # times the limit: the pieces may be louder than the rest, but not by so much
 
 
@@ -75,7 +76,7 @@ def show_audio(
     whole = sound if isinstance(sound, Audio) else read_audio(sound)
     shown = _beginning(whole, max_seconds)
     fitted = _fitted_ogg(_stereo(shown), max_bytes) if format == "ogg" else _cut_to_fit(
-        _stereo(shown), EncodeOptions(format=format), max_bytes
+        _stereo(shown), EncodeOptions(format=format, watermark=SHOWN), max_bytes
     )  # fmt: skip
     notes = [f"{whole.seconds:.2f} s at {whole.rate} Hz", *fitted.notes]
     if fitted.seconds < whole.seconds - 0.5 / whole.rate:
@@ -104,7 +105,7 @@ def _fitted_ogg(sound: Audio, max_bytes: int) -> _Fitted:
     """The finest step that holds all of the sound; the beginning at the coarsest one if none does."""
     for step in OGG_STEPS:
         quality, highest, channels = step
-        options = EncodeOptions(format="ogg", quality=quality)
+        options = EncodeOptions(format="ogg", quality=quality, watermark=SHOWN)
         rate = min(max(sound.rate, VORBIS_RATES[0]), highest)
         coarser = sound if sound.channels <= channels else sound.mono()
         times_too_large = _bytes_expected(coarser, rate, options) / max_bytes

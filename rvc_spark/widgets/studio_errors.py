@@ -9,6 +9,7 @@ from rvc_spark.errors import (
     ModelFileError,
     OutputError,
     PitchError,
+    ProfileError,
     RvcSparkError,
     SpeechError,
     StreamError,
@@ -51,6 +52,8 @@ class Places:
             return source.reference.note
         if isinstance(error, SpeechError):
             return source.reference.note if source.reference.path else source.engine_note
-        if isinstance(error, ModelFileError | VoiceNotFoundError | PitchError | ConfigError | AssetError):
+        if isinstance(error, ModelFileError | VoiceNotFoundError | PitchError | ConfigError):
+            return self._voice.note
+        if isinstance(error, AssetError | ProfileError):
             return self._voice.note
         return source.text_note

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rvc_spark.audio import Audio, EncodeOptions, open_writer
+from rvc_spark.audio import Audio, EncodeOptions, WatermarkReport, open_writer
 from rvc_spark.errors import AudioError, ConfigError, OutputError, RvcSparkError, StreamError
 from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_init import licensed
@@ -101,6 +101,7 @@ class StudioTake:
         licence: of the weights that spoke; goes into the tags of exported files.
         state: "working", "done", "stopped" or "failed"; `error` says why it failed.
         kept: the file that `keep` or `export` wrote last.
+        watermark: what the detector found in that file; None where none was asked for.
     """
 
     name: str
@@ -114,6 +115,7 @@ class StudioTake:
     state: str = WORKING
     error: RvcSparkError | None = None
     kept: Path | None = None
+    watermark: WatermarkReport | None = None
     picture: bytes | None = field(default=None, repr=False)
     picture_words: str = ""
     spools: tuple[Spool, Spool] = field(default_factory=lambda: (Spool(), Spool()), repr=False)
@@ -190,6 +192,7 @@ class StudioTake:
         with open_writer(path, spool.rate, 1, licensed(options, self.licence)) as writer:
             for block in spool.blocks():
                 writer.write(block.samples[None])
+        self.watermark = writer.watermark
         _write_json(path.with_suffix(".json"), self.report())
         self.kept = path
         return path
@@ -206,6 +209,7 @@ class StudioTake:
             "gaps": self.gaps,
             "seconds": round(self.seconds, 4),
             "licence": self.licence,
+            **({} if self.watermark is None else {"watermark": self.watermark.report()}),
         }
 
     def close(self) -> None:

@@ -22,6 +22,14 @@ from rvc_spark.rvc_config import Choice
 from rvc_spark.rvc_modules import VC
 from rvc_spark.widgets.player import LivePlayer
 from rvc_spark.widgets.playing import play
+from rvc_spark.widgets.studio_profiles import (
+    Unconverted,
+    is_profile,
+    profile_listings,
+    profile_settings,
+    refuse_change,
+    rvc_voice,
+)
 
 READ_FRAMES = 1 << 19  # of a recording, copied at a time
 WARM_SECONDS = 0.5  # of silence, converted before anybody asks: the first conversion of a process is the slowest
@@ -80,10 +88,21 @@ class Sounding(Protocol):
 
 
 def speak_made(request: SpeakRequest) -> Making:
-    """Hand a text to the shared workers. Raises what `WorkerManager.submit` raises."""
+    """Hand a text to the shared workers. Raises what `WorkerManager.submit` raises.
+
+    A profile is the engine's reference unless a recording is chosen; it is converted where it has an RVC voice.
+    """
+    reference, profile = request.reference, is_profile(request.voice)
+    if profile:
+        if rvc_init.get_profiles().get(request.voice).record.links.voice is None:
+            alone = Unconverted(request.text, request.voice, request.engine)
+            return Making(
+                alone.pieces(), alone.stop, alone.engines, tuple, dict, alone.change, lambda: alone.licence
+            )  # fmt: skip
+        reference = reference or request.voice
     options = SpeakOptions(
-        voice=request.voice, engine=request.engine, reference=request.reference, transcript=request.transcript,
-        settings=request.settings,
+        voice=rvc_voice(request.voice), engine=request.engine, reference=reference, transcript=request.transcript,
+        settings=profile_settings(request.voice, request.settings),
     )  # fmt: skip
     utterance = rvc_init.get_worker_manager().submit(request.text, options)
 
@@ -92,6 +111,7 @@ def speak_made(request: SpeakRequest) -> Making:
         return {"tts": sum(row.tts for row in rows), "rvc": sum(row.rvc for row in rows)}
 
     def change(voice: str | None, settings: dict[str, Any]) -> None:
+        refuse_change(voice)
         utterance.change(voice=voice, **settings)
 
     spoke = utterance.engines["tts"].value
@@ -110,7 +130,7 @@ def spoken_again(request: SpeakRequest, spoke: str) -> Iterator[Audio]:
         return
     speakers = rvc_init.get_speakers()
     engine, _ = speakers.engine(spoke)
-    speaker = speakers.speaker_file(engine, request.reference)
+    speaker = speakers.speaker_file(engine, request.reference or (request.voice if is_profile(request.voice) else None))
     for number, sentence in enumerate(split_text_and_validate(request.text)):
         spoken = engine.speak(speaker, sentence)
         if number:
@@ -138,7 +158,8 @@ class Converter:
 
     def __call__(self, request: ConvertRequest) -> Making:
         """Convert a file block by block. Raises AudioError, VoiceFileError, ConfigError, PitchError."""
-        blocks = self._with(request.voice).convert_blocks(request.recording, **request.settings)
+        settings = profile_settings(request.voice, request.settings)
+        blocks = self._with(rvc_voice(request.voice)).convert_blocks(request.recording, **settings)
         return Making(iter(blocks), _nothing, lambda: blocks.engines, lambda: recording_blocks(request.recording))
 
 
@@ -160,7 +181,7 @@ def warm_up(voice: str) -> None:
     silence = Audio(np.zeros(round(WARM_SECONDS * 16_000), np.float32), 16_000)
     try:
         if vc.voice is None:
-            vc.load(voice)
+            vc.load(rvc_init.DEFAULT_VOICE if is_profile(voice) else voice)
         rvc_init.get_worker_manager()
         vc.convert(silence)
         loudness_lufs(silence)
@@ -174,8 +195,8 @@ def survey_engines() -> dict[str, Choice]:
 
 
 def list_voices() -> list[VoiceListing]:
-    """Every voice file of the shared VC, damaged ones with their reason."""
-    return rvc_init.get_vc().voices()
+    """Every voice file of the shared VC, then every profile; damaged ones with their reason."""
+    return [*rvc_init.get_vc().voices(), *profile_listings()]
 
 
 def scratch_folder() -> Path:

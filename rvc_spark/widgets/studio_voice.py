@@ -13,6 +13,7 @@ from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.infer.voice_files import VoiceListing
 from rvc_spark.widgets.controls import setting_words, tooltip
 from rvc_spark.widgets.studio_parts import LABEL, Note, card, drop_down, icon_button, row, setting_slider, title
+from rvc_spark.widgets.studio_profiles import shown_name
 
 KEY_REACH = (-24.0, 24.0)  # two octaves either way; more is possible, and no voice sounds like itself there
 FORMANT_REACH = (-6.0, 6.0)
@@ -62,8 +63,8 @@ class VoiceColumn:
         )  # fmt: skip
 
     def _make_controls(self, usable: list[str], voice: str) -> None:
-        names = [(name, name) for name in usable]
-        self.voice_choice = drop_down("voice", names, voice, "who is to be heard: the voice files of this machine")
+        names = [(shown_name(name), name) for name in usable]
+        self.voice_choice = drop_down("voice", names, voice, "who is to be heard: trained voices and enrolled profiles")
         self.sliders = {
             name: setting_slider(name, label, getattr(DEFAULTS, name), step, reach)
             for name, (label, step, reach) in SLIDERS.items()
