@@ -27,7 +27,12 @@ SAMPLE_FORMATS = {
 SUFFIXES = {".wav": "wav", ".wave": "wav", ".flac": "flac", ".ogg": "ogg", ".oga": "ogg", ".mp3": "mp3"}
 OVER_RANGE = ("clip", "scale", "refuse")
 MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+M4A_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
+RATES = {"mp3": MP3_RATES, "m4a": M4A_RATES}
+"""Hz a format can hold, where it cannot hold every rate."""
 MP3_CHANNELS = 2
+LOSSY = ("ogg", "mp3", "m4a")
+"""Formats whose samples come back changed; peaks may come back higher than they went in."""
 MAX_RIFF_BYTES = 2**32 - 1
 """Largest size a plain WAV header can state; beyond it the same file becomes RF64 (EBU Tech 3306)."""
 ENCODE_FRAMES = 4_096
@@ -97,6 +102,12 @@ class EncodeOptions:
                 f"Name it with one of {', '.join(SUFFIXES)}.",
             )
         return replace(self, format=name, sample_format=self.sample_format or SAMPLE_FORMATS[name][0])
+
+
+def nearest_rate(format: str, rate: int) -> int:
+    """The rate itself where the format can hold it, else the nearest above, else its highest; in Hz."""
+    rates = RATES.get(format, (rate,))
+    return min((known for known in rates if known >= rate), default=rates[-1])
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:

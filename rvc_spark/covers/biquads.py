@@ -11,11 +11,11 @@ import math
 import numpy as np
 from scipy.signal import sosfilt
 
+from rvc_spark.loudness import DEAD_STATE
+
 BUTTERWORTH_Q = math.sqrt(0.5)
 HIGHEST_SHARE = 0.47
 """Of the rate. The bilinear transform squeezes everything towards half the rate; a band that near it is left out."""
-DEAD_STATE = 1e-30
-"""Filter states below this become 0: decaying into denormal numbers, they would slow silence down a hundredfold."""
 
 
 def _intermediate(hz: float, q: float, rate: int) -> tuple[float, float]:

@@ -16,7 +16,8 @@ import math
 import numpy as np
 from scipy.signal import lfilter, sosfilt
 
-from rvc_spark.covers.biquads import DEAD_STATE, high_pass
+from rvc_spark.covers.biquads import high_pass
+from rvc_spark.loudness import DEAD_STATE
 
 CONTROL_SECONDS = 0.0007
 NOTHING = 1e-12
@@ -38,25 +39,37 @@ def decibels(values: np.ndarray) -> np.ndarray:
     return 20 * np.log10(np.maximum(values, NOTHING))
 
 
+class Release:
+    """An instant rise and an exponential fall: r[n] = max(c[n], a r[n-1]) without a loop."""
+
+    def __init__(self, seconds: float, step_seconds: float) -> None:
+        self._fall = step_seconds / seconds  # of the logarithm, per step
+        self._last = 0.0
+
+    def push(self, wanted: np.ndarray) -> np.ndarray:
+        """float64 [k] >= 0 -> the same."""
+        if not wanted.size or (self._last == 0.0 and not wanted.any()):
+            return wanted
+        steps = self._fall * np.arange(1, len(wanted) + 1)
+        line = np.log(np.maximum(wanted, NOTHING)) + steps
+        line[0] = max(line[0], math.log(max(self._last, NOTHING)))
+        released = np.exp(np.maximum.accumulate(line) - steps)
+        released[released <= 2 * NOTHING] = 0.0
+        self._last = float(released[-1])
+        return np.maximum(released, wanted)  # the logarithm and back may lose the last bit
+
+
 class ReductionSmoother:
     """Attack and release of a gain reduction in dB that is given once per hop."""
 
     def __init__(self, attack_seconds: float, release_seconds: float, step_seconds: float) -> None:
         self._attack = math.exp(-step_seconds / attack_seconds) if attack_seconds > 0 else 0.0
-        self._fall = step_seconds / release_seconds  # of the logarithm of the reduction, per step
-        self._released = 0.0
+        self._release = Release(release_seconds, step_seconds)
         self._state = np.zeros(1)
 
     def push(self, wanted: np.ndarray) -> np.ndarray:
         """float64 [k] dB >= 0 -> what is applied."""
-        if not wanted.size:
-            return wanted
-        steps = self._fall * np.arange(1, len(wanted) + 1)
-        line = np.log(np.maximum(wanted, NOTHING)) + steps
-        line[0] = max(line[0], math.log(max(self._released, NOTHING)))
-        released = np.exp(np.maximum.accumulate(line) - steps)
-        self._released = float(released[-1])
-        released[released <= 2 * NOTHING] = 0.0
+        released = self._release.push(wanted)
         smooth, self._state = lfilter([1 - self._attack], [1, -self._attack], released, zi=self._state)
         self._state[np.abs(self._state) < DEAD_STATE] = 0.0
         return smooth
