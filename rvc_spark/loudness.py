@@ -142,7 +142,7 @@ class LoudnessMeter:
 
 
 def gated_lufs(powers: np.ndarray) -> float:
-    """Loudness from the mean weighted power of every gating block, float64 [blocks]; -inf where none passes the gates."""
+    """Loudness from the mean weighted power of every gating block, float64 [blocks]; -inf where none passes."""
     loud = powers[powers > _power(ABSOLUTE_GATE_LUFS)]
     if loud.size == 0:
         return -math.inf

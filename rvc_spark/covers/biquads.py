@@ -1,7 +1,7 @@
 """Second-order filters for voices: high-pass, shelves and bells, and a chain of them over blocks.
 
-The formulas are those of Robert Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients" (W3C Note,
-2021): analogue prototypes H(s) through the bilinear transform. One row is scipy's `b0 b1 b2 1 a1 a2`.
+The formulas are those of Robert Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients" (W3C
+Note, 2021): analogue prototypes H(s) through the bilinear transform. One row is scipy's `b0 b1 b2 1 a1 a2`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,12 @@ def _shelf(hz: float, decibels: float, rate: int, q: float, side: int) -> np.nda
         side * 2 * a * ((a - 1) - (a + 1) * cos),
         a * ((a + 1) - (a - 1) * cos - root),
     )
-    return _row(b, ((a + 1) + (a - 1) * cos + root, side * -2 * ((a - 1) + (a + 1) * cos), (a + 1) + (a - 1) * cos - root))
+    poles = (
+        (a + 1) + (a - 1) * cos + root,
+        side * -2 * ((a - 1) + (a + 1) * cos),
+        (a + 1) + (a - 1) * cos - root,
+    )
+    return _row(b, poles)
 
 
 class FilterChain:

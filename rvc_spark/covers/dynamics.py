@@ -97,7 +97,13 @@ class Compressor:
     """
 
     def __init__(
-        self, threshold_db: float, ratio: float, knee_db: float, timing: tuple[float, float], makeup_db: float, rate: int
+        self,
+        threshold_db: float,
+        ratio: float,
+        knee_db: float,
+        timing: tuple[float, float],
+        makeup_db: float,
+        rate: int,
     ) -> None:
         """timing: attack and release in seconds."""
         self._threshold, self._knee, self._slope = threshold_db, knee_db, 1 - 1 / ratio
@@ -109,8 +115,8 @@ class Compressor:
     def wanted_db(self, level_db: np.ndarray) -> np.ndarray:
         """The static curve: reduction in dB at a level in dBFS.
 
-                    /  reduction = slope * over
-            ____.-''   inside the knee a parabola: no corner, no audible switch
+                /  reduction = slope * over
+        ____.-''   inside the knee a parabola: no corner, no audible switch
         """
         over = level_db - self._threshold
         if self._knee > 0:

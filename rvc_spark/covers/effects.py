@@ -34,8 +34,8 @@ OFF_VALUES = {
 class EffectSettings:
     """The voice's effects, made for a sung lead out of RVC. Out of range raises ConfigError naming value and range.
 
-    A gain of 0 dB, a ratio of 1, a frequency or an amount of 0 switches that effect off; `off()` all of them. A band too
-    near to half the sampling rate does not exist there and is left out.
+    A gain of 0 dB, a ratio of 1, a frequency or an amount of 0 switches that effect off; `off()` all of them. A band
+    too near to half the sampling rate does not exist there and is left out.
     """
 
     high_pass_hz: float = setting(80.0, "rumble and breath pops below this go; 0 is off", 0, 500, "Hz")
@@ -83,7 +83,9 @@ class EffectSettings:
         """A copy with some fields replaced; an unknown name raises ConfigError listing the known ones."""
         unknown = sorted(set(changes) - set(self.names()))
         if unknown:
-            raise ConfigError(f"there is no effect {', '.join(unknown)}", f"The effects are: {', '.join(self.names())}.")
+            raise ConfigError(
+                f"there is no effect {', '.join(unknown)}", f"The effects are: {', '.join(self.names())}."
+            )
         return replace(self, **changes)
 
 
@@ -136,7 +138,7 @@ class EffectChain:
         return np.concatenate(pieces, axis=1)
 
     def flush(self) -> np.ndarray:
-        """The rest, float32 [channels_out, m]. What a room has to say after the end is not in it: push silence for that."""
+        """The rest, float32 [channels_out, m]. For what a room has to say after the end, push silence before."""
         rest = np.concatenate([*self._waiting, np.zeros((self.channels, 0), np.float32)], axis=1)
         self._waiting, self._frames = [], 0
         if not rest.shape[1]:

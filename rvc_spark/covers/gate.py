@@ -1,8 +1,8 @@
 """Silence where the singer of the source was silent: a gate for converted vocals, steered by the source's own level.
 
 A network fed with silence still hums and hisses a little, and a separated vocal carries traces of the band between its
-phrases. So the source vocal is listened to first (`measure_activity`, one level per 10 ms); where it sings, the converted
-vocal passes bit for bit, and between phrases it is faded down.
+phrases. So the source vocal is listened to first (`measure_activity`, one level per 10 ms); where it sings, the
+converted vocal passes bit for bit, and between phrases it is faded down.
 
     source    ____/####\____/##\________
     open      ___[=========]=====]______       opened a little early, held a little late, short gaps bridged

@@ -9,8 +9,9 @@ Phases are moved on as Laroche and Dolson describe ("Improved phase vocoder time
 Trans. Speech and Audio 7, 1999): each peak of the spectrum advances at its own measured frequency and the bins around
 it keep their phase relative to it, so a note stays one note. Two things are added:
 
-- both channels follow the peaks of their sum, so that the stereo image stands still;
-- at an attack (the level of most bins jumps) phases are taken from the input as they are, so that a drum stays a drum.
+- both channels follow the same peaks, of their common power, so that the stereo image stands still;
+- at an attack the peaks that jump take their phases from the input as they are, so that a drum stays a drum; what
+  sounded before it and goes on, keeps its phase, so that a held chord under it does not stumble.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ OVERLAP = 4
 """Windows over every frame of the stretched sound. A Hann window squared, at 4, adds up to a constant."""
 RATE_STEPS = 20_000
 """soxr takes whole rates; the ratio is a fraction of at most this, wrong by less than a hundredth of a cent."""
-ATTACK_JUMP = 2.0
-"""Magnitude a bin has to have relative to the window before to count as jumping (6 dB)."""
-ATTACK_SHARE = 0.35
-"""Share of the energy in jumping bins from which a window is an attack."""
-OUTPUT_FRAMES = 65_536
-PRINCIPAL = 2 * np.pi
+ATTACK_RISE = 0.1
+"""A window is an attack where the sum of the roots of its magnitudes, which weighs hiss and bass alike, has grown by
+this share; a glide or vibrato moves magnitudes about and leaves the sum alone."""
+ATTACK_JUMP = 1.4
+"""A peak of such a window is new where it has this many times the magnitude that was there before (3 dB)."""
+TURN = 2 * np.pi
 
 
 def stretch_ratio(semitones: float) -> Fraction:
@@ -105,15 +106,15 @@ class TimeStretcher:
         self._hop = size // OVERLAP
         self._ratio = ratio
         self._window = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(size) + 0.5) / size)).astype(np.float32)
-        self._scale = np.float32(1 / (0.375 * OVERLAP))  # sum of squared Hann windows at this overlap
+        self._overlapped = self._window / np.float32(0.375 * OVERLAP)  # squared Hann windows add up to that
         self._bins = np.arange(size // 2 + 1)
         self._waiting = np.zeros((channels, size // 2), np.float32)  # input from frame `self._start` on
         self._start = -(size // 2)
         self._windows = 0
         self._place = 0  # of the last window
         self._sums = np.zeros((channels, size), np.float32)  # output from frame `windows * hop - size / 2` on
-        self._before: np.ndarray | None = None  # spectrum of the last window, mixed down
-        self._turn: np.ndarray | None = None  # phase by which each bin was turned there
+        self._before: np.ndarray | None = None  # spectra of the last window
+        self._turn = np.zeros(size // 2 + 1)  # phase by which each bin was turned there
         self._early = size // 2  # frames that come out before frame 0: half a window nobody asked for
         self._frames_in = self._frames_out = 0
 
@@ -155,29 +156,24 @@ class TimeStretcher:
 
     def _add(self, frames: np.ndarray, distance: int) -> None:
         spectra = fft.rfft(frames * self._window)
-        turned = spectra * self._turning(spectra.sum(axis=0), distance)
-        self._sums += fft.irfft(turned, self._size) * (self._window * self._scale)
+        if self._before is not None:
+            self._move_on(spectra, self._before, distance)
+        self._before = spectra
+        self._sums += fft.irfft(spectra * np.exp(1j * self._turn).astype(np.complex64), self._size) * self._overlapped
 
-    def _turning(self, mixed: np.ndarray, distance: int) -> np.ndarray:
-        """By what each bin is to be turned, complex64 [bins] of magnitude 1."""
-        magnitude = np.abs(mixed)
-        before, self._before = self._before, mixed
-        if before is None or self._turn is None or _is_attack(magnitude, np.abs(before)):
-            self._turn = np.zeros(len(mixed), np.float32)
-            return np.ones(1, np.complex64)
+    def _move_on(self, spectra: np.ndarray, before: np.ndarray, distance: int) -> None:
+        """Find by what each bin is to be turned, from two spectra [C, bins] that lie `distance` frames apart."""
+        magnitude, past = np.linalg.norm(spectra, axis=0), np.linalg.norm(before, axis=0)
         peaks = np.flatnonzero(_is_peak(magnitude))
         if not len(peaks):
-            return np.exp(1j * self._turn).astype(np.complex64)
-        expected = PRINCIPAL * peaks * distance / self._size
-        angle = np.angle(mixed[peaks] * np.conj(before[peaks]))
-        deviation = angle - expected
-        deviation -= PRINCIPAL * np.rint(deviation / PRINCIPAL)
-        advance = (expected + deviation) * (self._hop / max(distance, 1))  # radians over one hop of the output
-        turn = self._turn[peaks] + advance - (expected + deviation)
+            return
+        expected = TURN * peaks * distance / self._size
+        moved = np.angle((spectra[:, peaks] * np.conj(before[:, peaks])).sum(axis=0)) - expected
+        advance = expected + moved - TURN * np.rint(moved / TURN)  # radians from one window to the other
+        turn = self._turn[peaks] + advance * (self._hop / max(distance, 1) - 1)
+        turn[_is_new(magnitude, past, peaks)] = 0.0
         borders = (peaks[:-1] + peaks[1:] + 1) // 2
-        nearest = np.searchsorted(borders, self._bins, side="right")
-        self._turn = (turn % PRINCIPAL)[nearest]
-        return np.exp(1j * self._turn).astype(np.complex64)
+        self._turn = (turn % TURN)[np.searchsorted(borders, self._bins, side="right")]
 
 
 def _is_peak(magnitude: np.ndarray) -> np.ndarray:
@@ -187,10 +183,13 @@ def _is_peak(magnitude: np.ndarray) -> np.ndarray:
     return (centre > padded[1:-3]) & (centre >= padded[3:-1]) & (centre > padded[:-4]) & (centre >= padded[4:])
 
 
-def _is_attack(magnitude: np.ndarray, before: np.ndarray) -> bool:
-    energy = magnitude * magnitude
-    jumping = magnitude > ATTACK_JUMP * before
-    return float(energy[jumping].sum()) > ATTACK_SHARE * float(energy.sum())
+def _is_new(magnitude: np.ndarray, before: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Which peaks of a window begin in it, bool [peaks]; none unless the window is an attack."""
+    now, then = np.sqrt(magnitude).sum(), np.sqrt(before).sum()
+    if now - then <= ATTACK_RISE * now:
+        return np.zeros(len(peaks), bool)
+    around = np.maximum(np.maximum(before[peaks - 1], before[peaks]), before[np.minimum(peaks + 1, len(before) - 1)])
+    return magnitude[peaks] > ATTACK_JUMP * around
 
 
 def shift_key(blocks: Iterable[np.ndarray], rate: int, channels: int, semitones: float) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ SLOPES = (0.05, 1.5)
 
 @dataclass(frozen=True)
 class GainPlan:
-    """What was found: gain in dB before the limiter, its largest reduction in dB, and the loudness to expect in LUFS."""
+    """What was found: gain before the limiter in dB, its largest reduction in dB, the loudness to expect in LUFS."""
 
     level_db: float
     limiter_db: float
@@ -92,7 +92,7 @@ class MixCurves:
             powers = np.convolve(sums[:whole], np.ones(HOPS_PER_BLOCK), "valid") / (self.rate * BLOCK_SECONDS)
         else:
             powers = sums.sum(keepdims=True) / max(1, self.frames)
-        return gated_lufs(powers), -20 * math.log10(max(lowest, 1e-12))
+        return gated_lufs(powers), 20 * math.log10(1 / max(lowest, 1e-12))
 
 
 def plan_gain(

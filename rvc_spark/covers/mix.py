@@ -1,10 +1,10 @@
 """Voices and band become one file: summed in float32, brought to a loudness, held under a true peak, encoded, measured.
 
-    tracks -> same rate, same channels -> gains, sum --+--> scratch on disk -----------------------> gain, limiter -> file
-                                                       +--> peak and energy per hop -> gain to use --^          measure
+    tracks -> same rate and channels -> gains, sum --+--> scratch on disk ---------------------> gain, limiter -> file
+                                                     +--> peak, energy per hop -> gain to use -->^              measure
 
-The sum is made once and read once more, so memory does not grow with the song. What the report says was measured on what
-was written: of a lossy format that is what a player will decode, which overshoots what was encoded.
+The sum is made once and read once more, so memory does not grow with the song. What the report says was measured on
+what was written: of a lossy format that is what a player will decode, which overshoots what was encoded.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ LOSSY_MARGIN_DB = 0.5
 GOOD_ENOUGH_LU = 0.1
 ATTEMPTS = 4
 
+
 @dataclass(frozen=True)
 class MixSettings:
     """Loudness and ceiling of the result. Out of range raises ConfigError naming value and range."""
@@ -50,7 +51,9 @@ class MixSettings:
     most_limiting_db: float = setting(
         24.0, "rather softer than the target than peaks turned down by more than this", 0, 60, "dB"
     )
-    silence_dbtp: float = setting(-80.0, "a mix that never gets above this is silence and stays as it is", -140, -40, "dBTP")
+    silence_dbtp: float = setting(
+        -80.0, "a mix that never gets above this is silence and stays as it is", -140, -40, "dBTP"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -192,7 +195,7 @@ def _written(mix: _Mix, path: Path, options: EncodeOptions, note: str) -> Genera
     target, inner = mix.settings.target_lufs, ceiling - (LOSSY_MARGIN_DB if options.format in LOSSY else MARGIN_DB)
     for attempt in range(ATTEMPTS):
         plan, reason = _plan(mix, target, inner)
-        words = f"gain {plan.level_db:+.1f} dB, limiter {-plan.limiter_db:.1f} dB"
+        words = f"gain {plan.level_db:+.1f} dB, limiter {plan.limiter_db:.1f} dB"
         yield Progress(0.55, words)
         with _Candidate(path, mix, options) as candidate:
             for done in candidate.write(mix.blocks(plan, inner)):
@@ -219,9 +222,7 @@ def _plan(mix: _Mix, target: float, ceiling_db: float) -> tuple[GainPlan, str]:
         what = "silence" if peak_db < settings.silence_dbtp else f"{seconds:.2f} s, too short to have a loudness"
         turned = f"turned down to {settings.ceiling_dbtp:g} dBTP" if level else "left as it is"
         return GainPlan(level, 0.0, -math.inf, False), f"{what}: {turned}"
-    plan = plan_gain(
-        curves, target, ceiling_db, settings.most_limiting_db, (settings.look_ahead, settings.release)
-    )
+    plan = plan_gain(curves, target, ceiling_db, settings.most_limiting_db, (settings.look_ahead, settings.release))
     if not plan.reached:
         return plan, (
             f"as near to {settings.target_lufs:g} LUFS as limiting by {settings.most_limiting_db:g} dB allows: "
