@@ -74,6 +74,10 @@ class RVCConfig(BaseSettings):
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
+    demucs: Path | None = None  # folder of a separation model: htdemucs.yaml and what it names
+    covers: Path | None = None  # folder where the stages of covers are kept
+    covers_gib: float = Field(default=10.0, ge=0, le=10_000)  # of them that may stay
+    covers_days: float = Field(default=30.0, ge=0, le=10_000)  # since they were last used
     tts: Literal["auto", "triton", "spark", "espeak"] = "auto"  # who speaks
     triton_host: str = Field(
         default="localhost", validation_alias=AliasChoices("TRITON_SERVER_ADDR", "RVC_SPARK_TRITON_HOST")
@@ -148,6 +152,11 @@ class RVCConfig(BaseSettings):
     def spark_dir(self) -> Path:
         """The Spark-TTS checkpoint folder."""
         return self.spark or self.assets_dir / "spark" / "Spark-TTS-0.5B"
+
+    @property
+    def covers_dir(self) -> Path:
+        """Finished stages of covers, kept so that a change redoes little."""
+        return self.covers or self.temp_dir / "covers"
 
     @property
     def triton_dir(self) -> Path:

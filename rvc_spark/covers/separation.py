@@ -65,7 +65,7 @@ class Separator:
         self._networks = networks
         self.files: tuple[Path, ...] = ()
         self.left_out: tuple[str, ...] = ()
-        # 7.8 s, what the networks were taught on; a whole number of frames, since a segment in seconds would be rounded.
+        # 7.8 s, what the networks were taught on; as frames, a whole number
         self.segment = min(int(network.segment * network.samplerate) for network, _ in networks)
 
     def steps(

@@ -95,7 +95,8 @@ def read_bag(folder: Path, name: str, vocals: int = 3) -> Bag:
         with path.open("rb") as file:
             data = file.read(MAX_BAG_BYTES + 1)
     except OSError as error:
-        raise SeparatorFileError(f"there is no separation model {name} in {folder} ({error.strerror})", _NEXT) from error
+        problem = f"there is no separation model {name} in {folder} ({error.strerror})"
+        raise SeparatorFileError(problem, _NEXT) from error
     if len(data) > MAX_BAG_BYTES or b"&" in data or b"*" in data:  # no alias, so nothing can grow
         raise refuse("it is too large, or has aliases")
     try:
@@ -159,8 +160,9 @@ def _arguments(file: TensorFile) -> dict[str, Any]:
     if "structure" in said:
         file.refuse("it is quantised, which is not read here", "Use htdemucs or htdemucs_ft.")
     try:
-        positional, named = (_decoded(json.loads(said.get(key, empty))) for key, empty in (("args", "[]"), ("kwargs", "{}")))
-    except (ValueError, RecursionError, TypeError, ZeroDivisionError):
+        positional = _decoded(json.loads(said.get("args", "[]")))
+        named = _decoded(json.loads(said.get("kwargs", "{}")))
+    except (ValueError, RecursionError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         file.refuse("its arguments are not JSON", _NEXT)
     if not isinstance(positional, list) or len(positional) > 1 or not isinstance(named, dict):
         file.refuse("its arguments are not a list of sources and named values", _NEXT)
