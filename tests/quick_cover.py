@@ -1,4 +1,4 @@
-"""Covers without waiting: a voice whose networks are tiny, songs of a second, and a run in a process that may be killed.
+"""Covers without waiting: a voice whose networks are tiny, songs of a second, a run in a process that may be killed.
 
     python -m tests.quick_cover STORE SEED KILLS        kills that many runs at random moments; prints JSON
 """
@@ -53,6 +53,7 @@ class QuickVoice:
 
     def __init__(self, name: str = "quick", pause: float = 0.0) -> None:
         self.name, self.licence, self.range, self.path = name, "", None, Path(name)
+        self.index = Choice("", "for tests")
         self.sung: list[ConversionSettings] = []
         self._engines, self._pause = small_engines(version="v1", rate=32_000), pause
 
@@ -101,7 +102,7 @@ def _one_run(folder: Path, seed: int) -> bytes:
 def main(folder: Path, seed: int, kills: int) -> None:
     """Fork runs and kill each after a random part of the time a whole one takes. A fork costs no imports.
 
-    A song whose run came through although it was to be killed is compared with one made undisturbed, and the next begun.
+    A song whose run came through although it was to be killed is compared with one made undisturbed; the next begins.
     """
     import torch
 

@@ -77,8 +77,8 @@ def test_damaged_files_are_not_trusted(store: ArtefactStore, damage: str, tmp_pa
 @pytest.mark.parametrize(
     "said",
     [
-        b"", b"{", b"[]", b"null", b'{"format": 1}', b"[" * 100_000, b" " * 2_000_000, b'{"files": {"../../x.wav": {}}}',
-        b"\xff\xfe",
+        b"", b"{", b"[]", b"null", b'{"format": 1}', b"[" * 100_000, b" " * 2_000_000, b"\xff\xfe",
+        b'{"files": {"../../x.wav": {}}}',
     ],
 )  # fmt: skip
 def test_a_damaged_sidecar_is_no_artefact(store: ArtefactStore, said: bytes) -> None:
@@ -158,7 +158,8 @@ def test_pruning_goes_by_age_and_then_by_size_and_spares_what_is_not_ours(store:
     pruned = store.prune(Limits(10**9, 35))
     assert (pruned.removed, pruned.kept) == (1, 3) and pruned.freed > 100_000
     assert store.prune(Limits(250_000, 35)).removed == 1
-    assert [store.find(replace(RECIPE, version=number)) is not None for number in range(4)] == [False, False, True, True]
+    left = [number for number in range(4) if store.find(replace(RECIPE, version=number))]
+    assert left == [2, 3]
     assert store.prune(Limits(0, 0)).kept == 0
     assert sorted(path.name for path in store.root.iterdir()) == [".keys", ".runs", "notes.txt"]
 

@@ -265,6 +265,8 @@ def _sung(
     if made is not None:
         facts: Mapping[str, Any] = made.facts
         job.notes |= {f"{name}: {part}": tuple(said) for part, said in facts["engines"].items() if part != "key"}
+        if settings.index_rate > 0:
+            job.notes[f"{name}: index"] = (Path(voice.index.value).name or "none", voice.index.reason)
         width = f"the lead's sides ({facts['side_db']:g} dB against its middle) are not carried on"
         centred = "its channels are equal" if facts["side_db"] < -60 else width
         job.notes[f"{name}: width"] = ("centred mono", f"RVC is mono; {centred}; the room effect is stereo")

@@ -47,7 +47,8 @@ def mix_recipe(tracks: Sequence[TrackPart], settings: MixSettings, options: Enco
     """What a mixed file depends on."""
     digests = {track.name: track.part.digest for track in tracks}
     gains = {f"gain of {track.name}": track.gain_db for track in tracks}
-    return Recipe("mix", 1, digests, {**gains, **vars(settings), "file": asdict(options)})
+    file = {f"the file's {name}": value for name, value in asdict(options).items()}
+    return Recipe("mix", 1, digests, {**gains, **vars(settings), **file})
 
 
 def mix_work(draft: Draft, tracks: Sequence[TrackPart], settings: MixSettings, options: EncodeOptions) -> Work:

@@ -23,10 +23,14 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Pieces:
-    """How a sound is cut: `frames` per piece, of which the share `overlap` is seen by the next one too."""
+    """How a sound is cut: `frames` per piece, of which the share `overlap` is seen by the next one too.
+
+    silence: the value of what lies beyond the ends.
+    """
 
     frames: int
     overlap: float = 0.25
+    silence: float = 0.0
 
     @property
     def stride(self) -> int:
@@ -44,22 +48,22 @@ class Pieces:
 class _Window:
     """Blocks that come one after the other, readable anywhere within reach of what was read last."""
 
-    def __init__(self, blocks: Iterable[np.ndarray], total: int, reach: int) -> None:
-        self._blocks, self._total, self._reach = iter(blocks), total, reach
+    def __init__(self, blocks: Iterable[np.ndarray], total: int, pieces: Pieces) -> None:
+        self._blocks, self._total, self._pieces = iter(blocks), total, pieces
         self._held: np.ndarray | None = None
         self._first = 0  # frame number of the first one held
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """float32 [C, stop - start]; silence before the beginning and after the end."""
+        """float32 [C, stop - start]."""
         inside = min(stop, self._total)
         while self._held is None or self._first + self._held.shape[1] < inside:
             self._pull()
-        drop = max(0, min(start - self._reach, self._first + self._held.shape[1]) - self._first)
+        drop = max(0, min(start - self._pieces.frames, self._first + self._held.shape[1]) - self._first)
         if drop:
             self._held, self._first = self._held[:, drop:], self._first + drop
         low = max(start, 0)
         samples = self._held[:, low - self._first : inside - self._first]
-        return np.pad(samples, ((0, 0), (low - start, stop - inside)))
+        return np.pad(samples, ((0, 0), (low - start, stop - inside)), constant_values=self._pieces.silence)
 
     def _pull(self) -> None:
         block = next(self._blocks)
@@ -79,7 +83,7 @@ def overlap_add(
     Yields:
         None where nothing is ready yet, else (sound, result), float32 [C, n] each: the next part of both, aligned.
     """
-    window, weights = _Window(blocks, total, pieces.frames), pieces.weights()
+    window, weights = _Window(blocks, total, pieces), pieces.weights()
     summed: np.ndarray | None = None  # result times weight from `offset` on
     weight_sum = np.zeros(pieces.frames, np.float32)
     for offset in range(0, total, pieces.stride):

@@ -81,7 +81,7 @@ class Separator:
             (fraction done, vocals, accompaniment): float32 [2, n] each, in order, `total` frames in all; None while a
             segment is still in work. Their sum is the song to the last bit but one of float32.
         """
-        pieces = Pieces(self.segment)
+        pieces = Pieces(self.segment, silence=level.mean)  # which is 0 on the network's scale
         count = max(1, len(range(0, total, pieces.stride)) * len(self._networks))
         done = 0
         for made in overlap_add(blocks, total, pieces, lambda sound: self._vocals(sound, level)):
