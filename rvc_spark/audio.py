@@ -40,9 +40,10 @@ from rvc_spark.audio_limits import (
 from rvc_spark.audio_resample import StreamResampler, resample, resampled_length
 from rvc_spark.audio_samples import Audio, check_audio, check_block, crossfade, fade_in_curve, mix_down
 from rvc_spark.audio_source import Source, open_source
+from rvc_spark.audio_tags import read_tags
 from rvc_spark.audio_writer import AudioWriter, SampleWriter
 from rvc_spark.errors import AudioError, OutputError
-from rvc_spark.loudness import LoudnessMeter, loudness_lufs, peak_dbfs, rms_dbfs, true_peak_dbtp
+from rvc_spark.loudness import LoudnessMeter, TruePeakMeter, loudness_lufs, peak_dbfs, rms_dbfs, true_peak_dbtp
 
 __all__ = [
     "MAX_AMPLITUDE",
@@ -59,6 +60,7 @@ __all__ = [
     "EncodeOptions",
     "LoudnessMeter",
     "StreamResampler",
+    "TruePeakMeter",
     "check_audio",
     "crossfade",
     "encode_audio",
@@ -68,6 +70,7 @@ __all__ = [
     "open_writer",
     "peak_dbfs",
     "read_audio",
+    "read_tags",
     "resample",
     "resampled_length",
     "rms_dbfs",
@@ -291,7 +294,7 @@ def open_writer(
     Args:
         path: its suffix decides the format unless the options name it. The folder must exist.
         rate: Hz.
-        channels: 1..8 (mp3: 2).
+        channels: 1..8 (mp3, m4a: 2).
         options: see `EncodeOptions`; `over_range="scale"` is refused, since the peak is known only at the end.
 
     Raises:

@@ -169,19 +169,40 @@ def loudness_lufs(audio: Audio) -> float:
     return meter.lufs()
 
 
+def oversampling(rate: int) -> int:
+    """Points of the waveform that a true-peak meter looks at per sample (BS.1770-4 annex 2)."""
+    return 4 if rate < 96_000 else 2 if rate < 192_000 else 1
+
+
+class TruePeakMeter:
+    """Highest peak of the continuous waveform of a sound that arrives in blocks float32 [C, n], over all channels."""
+
+    def __init__(self, rate: int, channels: int) -> None:
+        self._resampler = StreamResampler(rate, rate * oversampling(rate), channels)
+        self._peak = 0.0
+
+    def push(self, block: np.ndarray) -> None:
+        """Add float32 [C, n] (or [n] for one channel)."""
+        block = np.atleast_2d(block)
+        for start in range(0, block.shape[1], BLOCK_FRAMES):
+            piece = block[:, start : start + BLOCK_FRAMES]
+            self._peak = max(self._peak, _peak(piece), _peak(self._resampler.push(piece)))
+
+    def finish(self) -> float:
+        """No more comes; the peak in dBTP, -inf for silence."""
+        self._peak = max(self._peak, _peak(self._resampler.finish()))
+        return _decibels(self._peak)
+
+
 def true_peak_dbtp(audio: Audio) -> float:
     """Peak of the continuous waveform in dB relative to full scale (BS.1770-4 annex 2), over all channels.
 
     Oversampled 4 times below 96 kHz, twice below 192 kHz. Never below the sample peak. A sound that starts or stops
     abruptly overshoots there, as it will in a converter.
     """
-    factor = 4 if audio.rate < 96_000 else 2 if audio.rate < 192_000 else 1
-    samples = np.atleast_2d(audio.samples)
-    resampler = StreamResampler(audio.rate, audio.rate * factor, audio.channels)
-    peak = _peak(samples)
-    for start in range(0, samples.shape[1], BLOCK_FRAMES):
-        peak = max(peak, _peak(resampler.push(samples[:, start : start + BLOCK_FRAMES])))
-    return _decibels(max(peak, _peak(resampler.finish())))
+    meter = TruePeakMeter(audio.rate, audio.channels)
+    meter.push(audio.samples)
+    return meter.finish()
 
 
 def peak_dbfs(audio: Audio) -> float:

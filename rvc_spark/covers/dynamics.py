@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.signal import lfilter, sosfilt
+from scipy.signal import lfilter
 
-from rvc_spark.covers.biquads import high_pass
+from rvc_spark.covers.biquads import FilterChain, high_pass, high_shelf
 from rvc_spark.loudness import DEAD_STATE
 
 CONTROL_SECONDS = 0.0007
@@ -25,6 +25,8 @@ NOTHING = 1e-12
 SIBILANCE_SECONDS = 0.003
 """Over which the share of the upper band is taken: longer than a period of a low voice's buzz, shorter than an s."""
 DE_ESS_ATTACK_SECONDS, DE_ESS_RELEASE_SECONDS = 0.001, 0.03
+SHELF_SHARE = 0.8
+"""Of the frequency above which hiss is looked for: there the shelf is nearly at its depth."""
 DE_ESS_FLOOR_DB = -60.0
 """dBFS. A hiss below this is nobody's disturbance."""
 
@@ -135,16 +137,17 @@ class Compressor:
 
 
 class DeEsser:
-    """Turns the hiss of an s down and leaves the rest alone: the upper band alone has a gain.
+    """Turns the hiss of an s down and leaves the rest alone: a high shelf that is there only while it is needed.
 
-    upper = high-passed, lower = the rest; lower + gain * upper is the input itself where the gain is 1. What matters is
-    the share of the upper band in the whole, so soft and loud passages are treated alike: a vowel holds little above
-    6 kHz, an s hardly anything else.
+    The result lies between the sound and the sound under a shelf of -`most_db`, as near to the second as the gain asks
+    for. (Subtracting a high-passed copy would cancel little: just above its corner a filter turns phases too.) What
+    counts is the share of the upper band in the whole, so soft and loud passages are treated alike: a vowel holds
+    little above 6 kHz, an s hardly anything else.
     """
 
     def __init__(self, hz: float, threshold_db: float, most_db: float, channels: int, rate: int) -> None:
-        self._row = high_pass(hz, rate)[np.newaxis]
-        self._state = np.zeros((1, channels, 2))
+        self._upper = FilterChain([high_pass(hz, rate)], channels)
+        self._shelf = FilterChain([high_shelf(SHELF_SHARE * hz, -most_db, rate)], channels)
         self._threshold, self._most = threshold_db, most_db
         self._hop = control_hop(rate)
         step = self._hop / rate
@@ -155,17 +158,15 @@ class DeEsser:
 
     def push(self, block: np.ndarray) -> np.ndarray:
         """float32 [C, whole hops] -> the same shape."""
-        upper, self._state = sosfilt(self._row, block, axis=-1, zi=self._state)
-        self._state[np.abs(self._state) < DEAD_STATE] = 0.0
-        upper = upper.astype(np.float32)
-        power = np.stack([self._power(upper), self._power(block)])
+        shelved = self._shelf.push(block)
+        power = np.stack([self._power(self._upper.push(block)), self._power(block)])
         power, self._powers = lfilter([1 - self._pole], [1, -self._pole], power, axis=-1, zi=self._powers)
         self._powers[np.abs(self._powers) < DEAD_STATE] = 0.0
         hiss, whole = 10 * np.log10(np.maximum(power, NOTHING))
         wanted = np.clip((hiss - whole - self._threshold) * self._most / -self._threshold, 0, self._most)
         reduction = self._smoother.push(np.where(hiss > DE_ESS_FLOOR_DB, wanted, 0.0))
-        taken = 1 - self._line.push(10 ** (-reduction / 20))
-        return block - taken * upper if taken.any() else block
+        taken = (1 - self._line.push(10 ** (-reduction / 20))) / np.float32(1 - 10 ** (-self._most / 20))
+        return block + taken * (shelved - block) if taken.any() else block
 
     def _power(self, block: np.ndarray) -> np.ndarray:
         """Mean square per hop over all channels, float64 [k]."""

@@ -4,9 +4,9 @@ A network fed with silence still hums and hisses a little, and a separated vocal
 phrases. So the source vocal is listened to first (`measure_activity`, one level per 10 ms); where it sings, the
 converted vocal passes bit for bit, and between phrases it is faded down.
 
-    source    ____/####\____/##\________
-    open      ___[=========]=====]______       opened a little early, held a little late, short gaps bridged
-    gain      __/           '     '\____       raised-cosine fades outside of what is open
+    source    ......######....##............
+    open      ....[=================]........    opened a little early, held a little late, short gaps bridged
+    gain      ...:###################::......    raised-cosine fades outside of what is open
 
 The levels of the whole source are known before the first converted block comes, so nothing is delayed.
 """

@@ -21,15 +21,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from rvc_spark.covers.dynamics import Release, control_hop
+from rvc_spark.loudness import oversampling
 
-TAPS = 16
-"""Samples on either side that a point between samples is interpolated from."""
-KAISER_BETA = 7.0
-
-
-def oversampling(rate: int) -> int:
-    """Points looked at per sample: the same as BS.1770-4 asks for."""
-    return 4 if rate < 96_000 else 2 if rate < 192_000 else 1
+TAPS = 32
+"""Samples on either side that a point between samples is interpolated from: flat to 0.47 of the rate."""
+KAISER_BETA = 5.0
 
 
 class HopPeaks:
