@@ -47,6 +47,7 @@ from rvc_spark.audio_output import (
 from rvc_spark.audio_resample import StreamResampler, resample, resampled_length
 from rvc_spark.audio_samples import Audio, check_audio, check_block, crossfade, fade_in_curve, mix_down
 from rvc_spark.audio_source import Source, open_source
+from rvc_spark.audio_tags import read_tags
 from rvc_spark.audio_watermark import (
     WatermarkReport,
     WatermarkWarning,
@@ -56,7 +57,7 @@ from rvc_spark.audio_watermark import (
 )
 from rvc_spark.audio_writer import AudioWriter
 from rvc_spark.errors import AudioError
-from rvc_spark.loudness import LoudnessMeter, loudness_lufs, peak_dbfs, rms_dbfs, true_peak_dbtp
+from rvc_spark.loudness import LoudnessMeter, TruePeakMeter, loudness_lufs, peak_dbfs, rms_dbfs, true_peak_dbtp
 
 __all__ = [
     "MAX_AMPLITUDE",
@@ -74,6 +75,7 @@ __all__ = [
     "Encoded",
     "LoudnessMeter",
     "StreamResampler",
+    "TruePeakMeter",
     "WatermarkReport",
     "WatermarkWarning",
     "check_audio",
@@ -88,6 +90,7 @@ __all__ = [
     "open_writer",
     "peak_dbfs",
     "read_audio",
+    "read_tags",
     "resample",
     "resampled_length",
     "rms_dbfs",

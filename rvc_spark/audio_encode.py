@@ -1,4 +1,4 @@
-"""Encoders: what each format can hold, quantising with dither, WAV (RF64 beyond 4 GiB), FLAC, Ogg Vorbis and MP3.
+"""Encoders: what each format can hold, quantising with dither, WAV (RF64 beyond 4 GiB), FLAC, Ogg Vorbis, MP3 and M4A.
 
 Writes into an open binary stream; names, folders and temporary files are for `audio_writer`.
 """
@@ -14,7 +14,9 @@ import numpy as np
 import soundfile
 
 from rvc_spark.audio_container import VORBIS_TO_WAV
-from rvc_spark.audio_source import shown
+from rvc_spark.audio_m4a import M4aSink
+from rvc_spark.audio_source import RecordingFile, shown
+from rvc_spark.audio_tags import Tags, id3_tags, riff_tags
 from rvc_spark.audio_watermark import WATERMARKS, require_watermark, watermark_in_use
 from rvc_spark.errors import OutputError
 
@@ -23,17 +25,31 @@ SAMPLE_FORMATS = {
     "flac": ("pcm16", "pcm24"),
     "ogg": ("float32",),
     "mp3": ("float32",),
+    "m4a": ("float32",),
 }
-"""What each format can hold, its default first. The lossy two take float and have no bit depth of their own."""
-SUFFIXES = {".wav": "wav", ".wave": "wav", ".flac": "flac", ".ogg": "ogg", ".oga": "ogg", ".mp3": "mp3"}
+"""What each format can hold, its default first. The lossy ones take float and have no bit depth of their own."""
+SUFFIXES = {
+    ".wav": "wav",
+    ".wave": "wav",
+    ".flac": "flac",
+    ".ogg": "ogg",
+    ".oga": "ogg",
+    ".mp3": "mp3",
+    ".m4a": "m4a",
+}
 OVER_RANGE = ("clip", "scale", "refuse")
 MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-MP3_CHANNELS = 2
+M4A_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
+RATES = {"mp3": MP3_RATES, "m4a": M4A_RATES}
+"""Hz a format can hold, where it cannot hold every rate."""
+LOSSY_CHANNELS = 2
+"""Of mp3 and m4a: layouts of more are a matter between players."""
+LOSSY = ("ogg", "mp3", "m4a")
+"""Formats whose samples come back changed; peaks may come back higher than they went in."""
 MAX_RIFF_BYTES = 2**32 - 1
 """Largest size a plain WAV header can state; beyond it the same file becomes RF64 (EBU Tech 3306)."""
 ENCODE_FRAMES = 4_096
 """Frames handed to an encoder at a time; libvorbis keeps what it gets on the stack."""
-MAX_COMMENT = 1_000
 SCALED_PEAK = 0.99
 """Peak after `over_range="scale"`: leaves room for dither and for what a lossy codec overshoots."""
 
@@ -47,17 +63,18 @@ class EncodeOptions:
     """How sound is written.
 
     Attributes:
-        format: "wav", "flac", "ogg" or "mp3"; None takes it from the file's suffix (bytes: wav).
+        format: "wav", "flac", "ogg", "mp3" or "m4a"; None takes it from the file's suffix (bytes: wav).
         sample_format: "pcm16", "pcm24" or "float32" as `SAMPLE_FORMATS` allows; None is the format's default.
         dither: add triangular noise of one step (TPDF) before rounding to 16 bits. It turns the rounding error, a
             distortion that follows the music, into steady noise at -96 dBFS. 24 bits and float need none. Samples that
             already lie on a 16-bit step, digital silence above all, are not rounded and get no noise.
         seed: of that noise; same seed, same file.
-        quality: 0..1 for ogg and mp3 (variable bit rate).
+        quality: 0..1 for ogg and mp3 (variable bit rate) and m4a (constant).
         over_range: what happens to samples beyond full scale (they never wrap): "clip" limits them and counts them
             (float WAV keeps them as they are), "scale" turns the whole sound down to a peak of 0.99, "refuse" raises.
-        comment: a line kept in the file's tags, such as the licence of the model that made it; up to MAX_COMMENT
-            characters; in mp3 those outside ASCII become "?".
+        comment: a line kept in the file's tags, such as the licence of the model that made it; up to MAX_TAG
+            characters.
+        title, artist: the same for what players show above everything else.
         watermark: "perth" adds an inaudible mark that says a program made the sound, see `rvc_spark.watermark`; "none"
             does not; None takes the `watermark` of the configuration, whose default is "none".
     """
@@ -69,6 +86,8 @@ class EncodeOptions:
     quality: float = 0.8
     over_range: str = "clip"
     comment: str = ""
+    title: str = ""
+    artist: str = ""
     watermark: str | None = field(default=None, repr=False)  # no part of the text that tells finished work from changed
 
     def __post_init__(self) -> None:
@@ -81,13 +100,14 @@ class EncodeOptions:
         _choice("over_range", self.over_range, OVER_RANGE)
         if self.watermark is not None:
             _choice("The watermark", self.watermark, WATERMARKS)
-        if len(self.comment) > MAX_COMMENT or not self.comment.isprintable():
-            raise OutputError(
-                f"The comment has {len(self.comment):,} characters or control characters in it",
-                f"Write one line of at most {MAX_COMMENT} characters.",
-            )
+        _ = self.tags
         if not 0 <= self.quality <= 1:
             raise OutputError(f"The quality {self.quality} is outside 0..1", "Use 0.8 for speech.")
+
+    @property
+    def tags(self) -> Tags:
+        """The words that go into the file. Raises OutputError for what cannot be kept."""
+        return Tags(self.title, self.artist, self.comment)
 
     def resolved(self, path: Path | None = None) -> EncodeOptions:
         """The same options with format, sample format and watermark decided.
@@ -107,6 +127,12 @@ class EncodeOptions:
         require_watermark(watermark)
         sample_format = self.sample_format or SAMPLE_FORMATS[name][0]
         return replace(self, format=name, sample_format=sample_format, watermark=watermark)
+
+
+def nearest_rate(format: str, rate: int) -> int:
+    """The rate itself where the format can hold it, else the nearest above, else its highest; in Hz."""
+    rates = RATES.get(format, (rate,))
+    return min((known for known in rates if known >= rate), default=rates[-1])
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -132,40 +158,6 @@ class Quantiser:
         return np.clip(np.rint(scaled), -self._scale, self._scale - 1).astype(np.int32)
 
 
-class _RecordingFile:
-    """A binary file that keeps the error of a failed write: libsndfile's callbacks cannot carry an exception.
-
-    Once `abandoned`, writes are swallowed: what an encoder still has to say when it is closed is of no use any more.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.error: OSError | None = None
-        self.abandoned = False
-
-    def write(self, data: bytes) -> int:
-        if self.abandoned:
-            return len(data)
-        try:
-            return self._stream.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            return 0
-
-    def read(self, count: int = -1) -> bytes:
-        return self._stream.read(count)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._stream.seek(offset, whence)  # writes out what is buffered, so it fails as a write does
-        except OSError as error:
-            self.error = self.error or error
-            return 0
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
 class _WavSink:
     """WAV written by hand: same samples, same bytes (libsndfile puts the time into float files); RF64 when needed.
 
@@ -175,7 +167,7 @@ class _WavSink:
     def __init__(self, stream: BinaryIO, rate: int, channels: int, options: EncodeOptions) -> None:
         self._stream = stream
         self._sample_format = sample_format = options.sample_format
-        self._tags = _tags_chunk(options.comment) if options.comment else b""
+        self._tags = riff_tags(options.tags)
         self._frame_bytes = channels * _BYTES[sample_format]
         self._frames = 0
         self._fmt = _fmt_chunk(rate, channels, sample_format)
@@ -235,7 +227,7 @@ class _PipeSink:
 
 def streamed_wav_header(rate: int, channels: int, comment: str = "") -> bytes:
     """The beginning of a 16-bit wav of unknown length, for a pipe: its sizes say "until the end"."""
-    tags = _tags_chunk(EncodeOptions(comment=comment).comment) if comment else b""
+    tags = riff_tags(Tags(comment=comment))
     unknown = struct.pack("<I", MAX_RIFF_BYTES)
     return b"RIFF" + unknown + b"WAVE" + _fmt_chunk(rate, channels, "pcm16") + tags + b"data" + unknown
 
@@ -251,17 +243,13 @@ def _fmt_chunk(rate: int, channels: int, sample_format: str) -> bytes:
     return struct.pack("<4sI", b"fmt ", len(body)) + body
 
 
-def _tags_chunk(comment: str) -> bytes:
-    text = comment.encode("utf-8") + b"\0"
-    body = b"INFO" + struct.pack("<4sI", b"ICMT", len(text)) + text + b"\0" * (len(text) % 2)
-    return struct.pack("<4sI", b"LIST", len(body)) + body
-
-
 class _SoundFileSink:
     """FLAC, Ogg Vorbis and MP3 through libsndfile."""
 
     def __init__(self, stream: BinaryIO, rate: int, channels: int, options: EncodeOptions) -> None:
-        self._target = _RecordingFile(stream)
+        tag = id3_tags(options.tags) if options.format == "mp3" else b""
+        stream.write(tag)
+        self._target = RecordingFile(stream, len(tag))
         self._shift = 8 if options.sample_format == "pcm24" else 0  # libsndfile takes 24 bits at the top of 32
         self._format = options.format
         wav_order = VORBIS_TO_WAV.get(channels) if options.format == "ogg" else None
@@ -277,10 +265,9 @@ class _SoundFileSink:
             self._file = soundfile.SoundFile(
                 self._target, "w", rate, channels, subtype[options.format], format=options.format.upper(), **settings
             )
-            if options.comment:
-                # libsndfile hands the bytes of UTF-8 to LAME as Latin-1
-                ascii_only = options.comment.encode("ascii", "replace").decode("ascii")
-                self._file.comment = ascii_only if options.format == "mp3" else options.comment
+            if options.format != "mp3":  # libsndfile hands the bytes of UTF-8 to LAME as Latin-1
+                for name, text in options.tags.present().items():
+                    setattr(self._file, name, text)
         except soundfile.LibsndfileError as error:
             self._raise_disk_error()
             raise OutputError(
@@ -317,7 +304,7 @@ class _SoundFileSink:
 
 def make_sink(
     stream: BinaryIO, rate: int, channels: int, options: EncodeOptions, piped: bool = False
-) -> _WavSink | _PipeSink | _SoundFileSink:
+) -> _WavSink | _PipeSink | _SoundFileSink | M4aSink:
     """The encoder for resolved options; writes to `stream`, which must seek unless `piped`.
 
     Raises:
@@ -330,11 +317,15 @@ def make_sink(
                 "Use wav of pcm16, or name a file.",
             )
         return _PipeSink(stream, rate, channels, options)
-    if options.format == "mp3" and (rate not in MP3_RATES or channels > MP3_CHANNELS):
+    rates = RATES.get(options.format)
+    if rates is not None and (rate not in rates or channels > LOSSY_CHANNELS):
         raise OutputError(
-            f"mp3 cannot hold {channels} channels at {rate} Hz; it takes 1 or 2 at {', '.join(map(str, MP3_RATES))} Hz",
+            f"{options.format} cannot hold {channels} channels at {rate} Hz; "
+            f"it takes 1 or 2 at {', '.join(map(str, rates))} Hz",
             "Resample or mix down first, or write flac.",
         )
     if options.format == "wav":
         return _WavSink(stream, rate, channels, options)
+    if options.format == "m4a":
+        return M4aSink(stream, rate, channels, options.quality, options.tags)
     return _SoundFileSink(stream, rate, channels, options)

@@ -31,7 +31,7 @@ def open_writer(
     Args:
         path: its suffix decides the format unless the options name it. The folder must exist.
         rate: Hz.
-        channels: 1..8 (mp3: 2).
+        channels: 1..8 (mp3, m4a: 2).
         options: see `EncodeOptions`; `over_range="scale"` is refused, since the peak is known only at the end.
 
     Raises:

@@ -150,3 +150,44 @@ def _copy(stream: BinaryIO, spool: BinaryIO, name: str) -> int:
 
 def _text_stream(name: str) -> AudioError:
     return AudioError(f"{name} gives text or nothing instead of bytes", "Open it in binary, blocking mode ('rb').")
+
+
+class RecordingFile:
+    """A binary file that keeps the error of a failed write: callbacks of C libraries cannot carry an exception.
+
+    Once `abandoned`, writes are swallowed: what an encoder still has to say when it is closed is of no use any more.
+    It begins `start` bytes into the stream, behind what was written there before.
+    """
+
+    def __init__(self, stream: BinaryIO, start: int = 0) -> None:
+        self._stream, self._start = stream, start
+        self.error: OSError | None = None
+        self.abandoned = False
+
+    def write(self, data: bytes) -> int:
+        """Bytes written: all, or 0 where that failed."""
+        if self.abandoned:
+            return len(data)
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+    def read(self, count: int = -1) -> bytes:
+        """Encoders look back at their headers."""
+        return self._stream.read(count)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place behind `start`."""
+        try:
+            return (
+                self._stream.seek(offset + (0 if whence else self._start), whence) - self._start
+            )  # writes out what is buffered, so it fails as a write does
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+    def tell(self) -> int:
+        """Where it stands, counted from `start`."""
+        return self._stream.tell() - self._start

@@ -120,7 +120,7 @@ class AudioWriter:
     ) -> None:
         self.path = Path(path)
         options = options.resolved(self.path)
-        _check_target(self.path)
+        check_target(self.path)
         self._temporary = self.path.parent / f".{secrets.token_hex(8)}.part"
         self._writer: SampleWriter | None = None
         try:
@@ -217,8 +217,11 @@ class AudioWriter:
             self.abort()
 
 
-def _check_target(path: Path) -> None:
-    """Refuse what a rename would destroy: a device such as /dev/null would be replaced by a plain file."""
+def check_target(path: Path) -> None:
+    """Refuse what a rename would destroy: a device such as /dev/null would be replaced by a plain file.
+
+    Raises OutputError, also where the folder does not exist.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

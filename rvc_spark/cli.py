@@ -81,7 +81,9 @@ def add_voice(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Where to and in what form."""
     parser.add_argument("-o", "--output", help="file to write, or - for standard output")
-    parser.add_argument("--format", choices=("wav", "flac", "ogg", "mp3"), help="default: by the suffix of the output")
+    parser.add_argument(
+        "--format", choices=("wav", "flac", "ogg", "mp3", "m4a"), help="default: by the suffix of the output"
+    )
     parser.add_argument("--sample-format", choices=("pcm16", "pcm24", "float32"), help="default: pcm16")
     add_watermark(parser)
 
@@ -249,6 +251,7 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_cover import add_cover
     from rvc_spark.cli_profiles import add_enrolment, add_profiles
     from rvc_spark.cli_triton import add_triton
     from rvc_spark.cli_watermark import add_watermark_commands
@@ -294,6 +297,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=command_doctor)
     for command in (demo, speak, enroll, engines, convert, voices, doctor):
         add_json(command)
+    add_cover(commands)
     add_assets(commands)
     add_profiles(commands)
     add_triton(commands)

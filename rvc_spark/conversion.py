@@ -57,6 +57,10 @@ class Conversion:
         """The result as float32 [T]."""
         return Audio(self._store.array(), self.rate)
 
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """Samples `start..stop` of the result, float32 [stop - start]; the range must lie inside."""
+        return self._store.read(start, stop)
+
     @property
     def seconds(self) -> float:
         """Length of the result."""

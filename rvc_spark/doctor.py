@@ -22,7 +22,7 @@ from rvc_spark.rvc_config import RVCConfig
 
 MIN_FREE_BYTES = 1 << 30  # room for a download or an hour of scratch
 MIN_TORCH = (2, 6)  # before, weights_only could be bypassed (CVE-2025-32434)
-FORMATS = ("wav", "flac", "ogg", "mp3")
+FORMATS = ("wav", "flac", "ogg", "mp3", "m4a")
 
 
 @dataclass(frozen=True)

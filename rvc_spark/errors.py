@@ -62,6 +62,10 @@ class PitchModelError(ModelFileError):
     """The weights of a pitch tracker are refused."""
 
 
+class SeparatorFileError(ModelFileError):
+    """The weights of a source separation network are refused."""
+
+
 class IndexFileError(ModelFileError):
     """A retrieval index is refused, does not fit the voice, or the choice between several is ambiguous."""
 

@@ -19,6 +19,8 @@ BLOCK_SECONDS = 0.4
 HOPS_PER_BLOCK = 4
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
+DEAD_STATE = 1e-30
+"""Filter states below this become 0: decaying into denormal numbers, they would slow silence down a hundredfold."""
 OFFSET_LUFS = -0.691
 """Makes a 997 Hz sine at full scale in one channel read -3.01 LUFS."""
 BLOCK_FRAMES = 65_536
@@ -58,6 +60,26 @@ def k_weighting(rate: int) -> np.ndarray:
     return np.array([shelf, [1.0, -2.0, 1.0, 1.0, 2 * (k * k - 1) / scale, (1 - k / pass_q + k * k) / scale]])
 
 
+class KWeighting:
+    """The weighted energy of a sound in blocks, frame by frame: K-weighting, squares, channel weights."""
+
+    def __init__(self, rate: int, channels: int) -> None:
+        """Raises AudioError for a rate or a channel count out of range."""
+        self.rate = check_rate(rate)
+        self.channels = check_channels(channels)
+        self._weights = np.array(_WEIGHTS.get(channels, (1.0,) * channels))
+        self._filters = k_weighting(rate)
+        self._state = np.zeros((2, channels, 2))
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """float32 [C, n] -> float64 [n], whose mean is the power that loudness is the logarithm of."""
+        from scipy.signal import sosfilt  # a third of a second to import, and only meters need it
+
+        filtered, self._state = sosfilt(self._filters, block.astype(np.float64), axis=-1, zi=self._state)
+        self._state[np.abs(self._state) < DEAD_STATE] = 0.0
+        return self._weights @ (filtered * filtered)
+
+
 class LoudnessMeter:
     """Integrated loudness of a sound that arrives in blocks.
 
@@ -69,9 +91,7 @@ class LoudnessMeter:
         self.rate = check_rate(rate)
         self.channels = check_channels(channels)
         self.frames = 0
-        self._weights = np.array(_WEIGHTS.get(channels, (1.0,) * channels))
-        self._filters = k_weighting(rate)
-        self._state = np.zeros((2, channels, 2))
+        self._weighting = KWeighting(rate, channels)
         self._hops: list[float] = []  # weighted energy of each complete hop
         self._open_energy = 0.0  # of the hop that has begun
 
@@ -79,13 +99,10 @@ class LoudnessMeter:
         """Add float32 [C, n] (or [n] for one channel)."""
         block = np.atleast_2d(block)
         for start in range(0, block.shape[1], BLOCK_FRAMES):
-            self._add(block[:, start : start + BLOCK_FRAMES])
+            self.push_energy(self._weighting.push(block[:, start : start + BLOCK_FRAMES]))
 
-    def _add(self, block: np.ndarray) -> None:
-        from scipy.signal import sosfilt  # a third of a second to import, and only meters need it
-
-        filtered, self._state = sosfilt(self._filters, block.astype(np.float64), axis=-1, zi=self._state)
-        energy = self._weights @ (filtered * filtered)
+    def push_energy(self, energy: np.ndarray) -> None:
+        """Add frames whose weighted energy, float64 [n], is known already (from `KWeighting`)."""
         done = 0
         while True:
             stop = self._hop_end(len(self._hops)) - self.frames
@@ -111,11 +128,7 @@ class LoudnessMeter:
         if blocks.size == 0:
             power = (sum(self._hops) + self._open_energy) / max(self.frames, 1)
             return _lufs(power)
-        loud = blocks[blocks > _power(ABSOLUTE_GATE_LUFS)]
-        if loud.size == 0:
-            return -math.inf
-        gate = loud.mean() * 10 ** (RELATIVE_GATE_LU / 10)
-        return _lufs(float(loud[loud > gate].mean()))
+        return gated_lufs(blocks)
 
     def _block_powers(self) -> np.ndarray:
         """Mean weighted power of every complete block, float64 [blocks]."""
@@ -126,6 +139,15 @@ class LoudnessMeter:
         ends = [0, *(self._hop_end(index) for index in range(len(self._hops)))]
         lengths = np.array(ends[HOPS_PER_BLOCK:]) - np.array(ends[:count])
         return sums / lengths
+
+
+def gated_lufs(powers: np.ndarray) -> float:
+    """Loudness from the mean weighted power of every gating block, float64 [blocks]; -inf where none passes."""
+    loud = powers[powers > _power(ABSOLUTE_GATE_LUFS)]
+    if loud.size == 0:
+        return -math.inf
+    gate = loud.mean() * 10 ** (RELATIVE_GATE_LU / 10)
+    return _lufs(float(loud[loud > gate].mean()))
 
 
 def _lufs(power: float) -> float:
@@ -147,19 +169,40 @@ def loudness_lufs(audio: Audio) -> float:
     return meter.lufs()
 
 
+def oversampling(rate: int) -> int:
+    """Points of the waveform that a true-peak meter looks at per sample (BS.1770-4 annex 2)."""
+    return 4 if rate < 96_000 else 2 if rate < 192_000 else 1
+
+
+class TruePeakMeter:
+    """Highest peak of the continuous waveform of a sound that arrives in blocks float32 [C, n], over all channels."""
+
+    def __init__(self, rate: int, channels: int) -> None:
+        self._resampler = StreamResampler(rate, rate * oversampling(rate), channels)
+        self._peak = 0.0
+
+    def push(self, block: np.ndarray) -> None:
+        """Add float32 [C, n] (or [n] for one channel)."""
+        block = np.atleast_2d(block)
+        for start in range(0, block.shape[1], BLOCK_FRAMES):
+            piece = block[:, start : start + BLOCK_FRAMES]
+            self._peak = max(self._peak, _peak(piece), _peak(self._resampler.push(piece)))
+
+    def finish(self) -> float:
+        """No more comes; the peak in dBTP, -inf for silence."""
+        self._peak = max(self._peak, _peak(self._resampler.finish()))
+        return _decibels(self._peak)
+
+
 def true_peak_dbtp(audio: Audio) -> float:
     """Peak of the continuous waveform in dB relative to full scale (BS.1770-4 annex 2), over all channels.
 
     Oversampled 4 times below 96 kHz, twice below 192 kHz. Never below the sample peak. A sound that starts or stops
     abruptly overshoots there, as it will in a converter.
     """
-    factor = 4 if audio.rate < 96_000 else 2 if audio.rate < 192_000 else 1
-    samples = np.atleast_2d(audio.samples)
-    resampler = StreamResampler(audio.rate, audio.rate * factor, audio.channels)
-    peak = _peak(samples)
-    for start in range(0, samples.shape[1], BLOCK_FRAMES):
-        peak = max(peak, _peak(resampler.push(samples[:, start : start + BLOCK_FRAMES])))
-    return _decibels(max(peak, _peak(resampler.finish())))
+    meter = TruePeakMeter(audio.rate, audio.channels)
+    meter.push(audio.samples)
+    return meter.finish()
 
 
 def peak_dbfs(audio: Audio) -> float:

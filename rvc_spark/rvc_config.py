@@ -75,6 +75,10 @@ class RVCConfig(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
     profiles: Path | None = None  # enrolled voices; private to their owner
+    demucs: Path | None = None  # folder of a separation model: htdemucs.yaml and what it names
+    covers: Path | None = None  # folder where the stages of covers are kept
+    covers_gib: float = Field(default=10.0, ge=0, le=10_000)  # of them that may stay
+    covers_days: float = Field(default=30.0, ge=0, le=10_000)  # since they were last used
     tts: Literal["auto", "triton", "spark", "espeak"] = "auto"  # who speaks
     watermark: Literal["none", "perth"] = "none"  # of everything that is written, where its own options do not say
     triton_host: str = Field(
@@ -150,6 +154,11 @@ class RVCConfig(BaseSettings):
     def spark_dir(self) -> Path:
         """The Spark-TTS checkpoint folder."""
         return self.spark or self.assets_dir / "spark" / "Spark-TTS-0.5B"
+
+    @property
+    def covers_dir(self) -> Path:
+        """Finished stages of covers, kept so that a change redoes little."""
+        return self.covers or self.temp_dir / "covers"
 
     @property
     def profiles_dir(self) -> Path:

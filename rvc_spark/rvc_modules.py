@@ -89,6 +89,11 @@ class VC:
         found = find_index(voice, folders, info.content_dim)
         return Choice("" if found.path is None else str(found.path), found.reason)
 
+    def encoder_path(self, voice: Path) -> Path:
+        """The content encoder a voice is converted with: its own beside it, else the configuration's."""
+        own = voice.parent / "content_encoder"
+        return own if own.is_dir() else self.config.hubert_path
+
     def load(self, voice: str | Path, *, index: str | Path | None = "auto") -> LoadedVoice:
         """Make a voice ready: a name of `voices()` or a path. A refused file leaves the loaded voice as it was.
 
@@ -158,8 +163,7 @@ class VC:
         return Choice(str(index), "as set")
 
     def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, ContentEncoder]:
-        own = voice.parent / "content_encoder"
-        path = own if own.is_dir() else self.config.hubert_path
+        path = self.encoder_path(voice)
         if not path.exists():
             raise AssetError(
                 f"voice {voice.name} needs the content encoder, which is not at {path}",

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -28,7 +28,12 @@ import torch
 from rvc_spark.errors import MissingPackageError, ModelFileError
 from rvc_spark.file_kinds import other_kind
 from rvc_spark.inert_pickle import PickleRefusal
-from rvc_spark.safetensors_file import looks_like_safetensors, read_safetensors_outline, read_safetensors_tensors
+from rvc_spark.safetensors_file import (
+    looks_like_safetensors,
+    read_safetensors_metadata,
+    read_safetensors_outline,
+    read_safetensors_tensors,
+)
 from rvc_spark.tensor_outline import StorageSize, TensorNote, legacy_outline, pickle_outline
 
 GIB = 1024**3
@@ -71,7 +76,7 @@ class TensorFile:
     """An open, judged file of tensors.
 
     `outline` is its object tree: dicts, lists, tuples, text, numbers and TensorNote. `load` gives the same tree with
-    tensors.
+    tensors. `metadata` is what a safetensors file says of itself, unjudged; empty for other kinds.
     """
 
     name: str
@@ -79,6 +84,7 @@ class TensorFile:
     outline: Any
     _load: Callable[[Collection[str] | None], Any]
     refuse: Callable[[str, str], NoReturn]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, only: Collection[str] | None = None) -> Any:
         """The object tree with real tensors, on the CPU, in the types of the file. Raises the door's error.
@@ -127,11 +133,12 @@ def open_tensors(
         head = handle.read(HEAD_BYTES)
         try:
             outline, load = _judge(handle, head, size, refuse)
+            metadata = read_safetensors_metadata(handle) if looks_like_safetensors(head, size) else {}
         except PickleRefusal as refusal:
             refuse(str(refusal), "Use a file from a source you trust, saved by torch as plain tensors.")
         except _DAMAGE as problem:
             refuse(f"it is damaged ({shown(problem, 120)})", "Download the file again.")
-        yield TensorFile(name, size, outline, load, refuse)
+        yield TensorFile(name, size, outline, load, refuse, metadata)
 
 
 def require_safe_torch(version: str = torch.__version__) -> None:

@@ -42,6 +42,14 @@ def read_safetensors_outline(handle: BinaryIO, size: int) -> dict[str, TensorNot
     return {name: note for name, (note, _, _) in _entries(handle, size)[0].items()}
 
 
+def read_safetensors_metadata(handle: BinaryIO) -> dict[str, str]:
+    """What the file says of itself: text by name, empty if it says nothing. Raises PickleRefusal for its header."""
+    found = _header(handle)[0].get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise PickleRefusal("what it says of itself is not text by name")
+    return found
+
+
 def read_safetensors_tensors(
     handle: BinaryIO, size: int, only: Collection[str] | None = None
 ) -> dict[str, torch.Tensor]:
@@ -59,8 +67,8 @@ def read_safetensors_tensors(
     return tensors
 
 
-def _entries(handle: BinaryIO, size: int) -> tuple[dict[str, tuple[TensorNote, int, int]], int]:
-    """Name -> (description, first byte, byte after the last), counted from the returned start of the numbers."""
+def _header(handle: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The JSON header and its length in bytes."""
     handle.seek(0)
     length = int.from_bytes(handle.read(8), "little")
     if length > MAX_HEADER_BYTES:
@@ -71,6 +79,12 @@ def _entries(handle: BinaryIO, size: int) -> tuple[dict[str, tuple[TensorNote, i
         raise PickleRefusal("its safetensors header is damaged") from None
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise PickleRefusal("its safetensors header is damaged")
+    return header, length
+
+
+def _entries(handle: BinaryIO, size: int) -> tuple[dict[str, tuple[TensorNote, int, int]], int]:
+    """Name -> (description, first byte, byte after the last), counted from the returned start of the numbers."""
+    header, length = _header(handle)
     header.pop("__metadata__", None)
     entries = {name: _entry(name, value) for name, value in header.items()}
     position = 0

@@ -161,7 +161,7 @@ def test_a_comment_is_in_the_tags_and_changes_no_sample(format):
     plain = encode_audio(audio, EncodeOptions(format=format))
     told = encode_audio(audio, EncodeOptions(format=format, comment="weights: CC BY-NC-SA 4.0 – ne pas vendre"))
     with soundfile.SoundFile(io.BytesIO(told)) as file:
-        assert file.comment == f"weights: CC BY-NC-SA 4.0 {'?' if format == 'mp3' else '–'} ne pas vendre"
+        assert file.comment == "weights: CC BY-NC-SA 4.0 – ne pas vendre"
     np.testing.assert_array_equal(read_audio(told).samples, read_audio(plain).samples)
 
 

@@ -38,7 +38,7 @@ from installation import fingerprint, install, installed_versions, make_environm
 
 MOST_TEST_PROCESSES = 4  # each takes up to 1 GB
 OLDEST_PYTHON = (3, 11)
-COLAB_EXTRAS = "pitch,drive,profiles,watermark"  # it has a notebook server, and no tritonclient goes with its protobuf
+COLAB_EXTRAS = "pitch,drive,covers,profiles,watermark"  # it has a notebook server; tritonclient and its protobuf differ
 COMMANDS = ("demo", "test", "doctor", "notebook", "none")
 MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
 
@@ -53,6 +53,8 @@ PARTS = (
     ("pitch: fcpe", "torchfcpe", False),
     ("pitch: crepe", "torchcrepe", False),
     ("pitch: harvest, dio", "pyworld", False),
+    ("song covers", "demucs", False),
+    ("lead and backing", "onnxruntime", False),
     ("downloads", "httpcore filelock", True),
     ("Google Drive", "gdown", False),
     ("Triton client", "tritonclient", False),

@@ -25,7 +25,7 @@ from rvc_spark.jobs.batch_list import BatchEntry, BatchList
 from rvc_spark.jobs.batch_store import SOUNDS, file_hash
 from rvc_spark.rvc_init import get_vc
 
-FORMATS = ("flac", "wav", "ogg", "mp3")
+FORMATS = ("flac", "wav", "ogg", "mp3", "m4a")
 REDO = ("changed", "failed", "all")
 FINGERPRINT_VERSION = 1
 
@@ -94,9 +94,7 @@ class BatchPlan:
     def in_order_of_work(self) -> list[BatchStep]:
         """Those without work first, then voice by voice: loading one takes longer than a sentence."""
         voices = {voice: number for number, voice in enumerate(dict.fromkeys(str(s.entry.voice) for s in self.steps))}
-        return sorted(
-            self.steps, key=lambda step: voices[str(step.entry.voice)] if step.action == "make" else -1
-        )
+        return sorted(self.steps, key=lambda step: voices[str(step.entry.voice)] if step.action == "make" else -1)
 
     def __repr__(self) -> str:
         reasons = Counter(step.reason for step in self.steps if step.action == "make")

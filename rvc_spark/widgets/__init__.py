@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ABPlayer": "cover_view",
     "BatchReport": "batch_report",
     "Comparison": "engines",
     "EnrolPanel": "enrol",
@@ -30,17 +31,20 @@ _HOMES = {
     "Take": "take_view",
     "VoicePanel": "panels",
     "compare_engines": "engines",
+    "compare_sounds": "cover_view",
     "conversion_figure": "plots",
     "play": "playing",
     "save_figure": "plots",
     "show_audio": "sound",
     "show_batch": "batch_report",
     "show_conversion": "plots",
+    "show_cover": "cover_view",
     "show_engines": "engines",
     "show_figure": "plots",
     "show_profiles": "enrol_report",
     "show_report": "enrol_report",
     "show_server": "engines",
+    "show_stages": "cover_view",
     "show_stream": "listening",
     "stream_figure": "listening",
 }

@@ -97,8 +97,8 @@ def conversion_figure(
     for index, (name, sound, colour, _) in enumerate(parts):
         samples = sound.mono().samples
         wave, mel = rows[2 * index], rows[2 * index + 1]
-        _draw_wave(wave, samples, sound.rate, name, colour)
-        image = _draw_mel(mel, samples, sound.rate, top_hz, look)
+        draw_wave(wave, samples, sound.rate, name, colour)
+        image = draw_mel(mel, samples, sound.rate, top_hz, look)
         if contours[index] is not None:
             _draw_f0(mel, *contours[index], colour, look)
     if pitched:
@@ -134,7 +134,8 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= TITLE_LETTERS else plain[: TITLE_LETTERS - 1] + "…"
 
 
-def _draw_wave(axes: Axes, samples: np.ndarray, rate: int, name: str, colour: str) -> None:
+def draw_wave(axes: Axes, samples: np.ndarray, rate: int, name: str, colour: str) -> None:
+    """The outline of a waveform float32 [T] into axes of its own, with its length and rate."""
     times, low, high = outline(samples, rate)
     axes.fill_between(times, low, high, color=colour, linewidth=0.4, step="mid")
     peak = max(1e-3, float(np.abs(samples).max()))
@@ -144,7 +145,8 @@ def _draw_wave(axes: Axes, samples: np.ndarray, rate: int, name: str, colour: st
     axes.set_title(f"{len(samples) / rate:.2f} s, {rate} Hz", loc="right", fontsize=8, color=colour, pad=2)
 
 
-def _draw_mel(axes: Axes, samples: np.ndarray, rate: int, top_hz: float, look: Theme) -> Any:
+def draw_mel(axes: Axes, samples: np.ndarray, rate: int, top_hz: float, look: Theme) -> Any:
+    """A mel spectrogram of float32 [T] into axes of its own; returns the image, for a colour bar."""
     picture = mel_picture(samples, rate, top_hz=top_hz)
     width = picture.levels.shape[1] * picture.step
     image = axes.imshow(
