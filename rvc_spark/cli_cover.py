@@ -41,7 +41,8 @@ def command_cover(arguments: argparse.Namespace) -> int:
         song, vocals = None, song
     given = CoverInput(song, vocals, arguments.accompaniment)
     settings = cover_settings(arguments)
-    vc = init_rvc(**({"device": arguments.device} if arguments.device else {}))
+    chosen = {"device": arguments.device, "watermark": arguments.watermark}
+    vc = init_rvc(**{name: value for name, value in chosen.items() if value})
     maker = get_cover_maker(vc)
     voice = maker.voice(arguments.voice, None if arguments.index == "none" else arguments.index)
     output = _output(arguments)

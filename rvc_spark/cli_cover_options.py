@@ -23,6 +23,8 @@ def add_cover_options(parser: argparse.ArgumentParser) -> None:
     voice.add_argument("--voice", default="demo", help="name of a voice (see `rvc-spark voices`), or path of a .pth")
     voice.add_argument("--index", default="auto", help="auto, none, or path of an .index file (default: auto)")
     voice.add_argument("--device", default=None, help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    words = "perth adds an inaudible mark that says a program made it (default: `watermark` of the settings, none)"
+    parser.add_argument("--watermark", choices=("none", "perth"), help=words)
     _add_settings(parser.add_argument_group("cover"))
     parser.add_argument(
         "--ranges", action="append", default=[], metavar="START-END,...",

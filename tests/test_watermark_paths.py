@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from rvc_spark.audio import (
     write_audio,
 )
 from rvc_spark.cli import main
+from rvc_spark.covers.song_cover import make_cover
 from rvc_spark.errors import MissingPackageError, WatermarkError
 from rvc_spark.installed_packages import is_installed
 from rvc_spark.jobs.batch import run_batch
@@ -41,6 +43,7 @@ from rvc_spark.streaming.pump import Pump
 from rvc_spark.streaming.sinks import FileSink, MemorySink
 from rvc_spark.watermark import verify_watermark
 from rvc_spark.widgets.playing import play
+from rvc_spark.widgets.plots import Picture
 from rvc_spark.widgets.sound import show_audio
 from rvc_spark.widgets.studio_takes import StudioTake
 
@@ -56,6 +59,7 @@ needs_perth = pytest.mark.skipif(not is_installed("perth"), reason="resemble-per
 # ---- one place only --------------------------------------------------------------------------------------------------
 
 
+@cache
 def names_used(path: Path) -> set[str]:
     """Every name that is called, imported or passed on in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -66,32 +70,41 @@ def names_used(path: Path) -> set[str]:
     }
 
 
+def modules_imported(path: Path) -> set[str]:
+    """Every part of every dotted name that a file imports."""
+    tree = ast.walk(ast.parse(path.read_text("utf-8")))
+    nodes = [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
+    dotted = [f"{getattr(node, 'module', '')}.{alias.name}" for node in nodes for alias in node.names]
+    return {part for name in dotted for part in name.split(".")}
+
+
 def users_of(name: str) -> set[str]:
     return {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")
             if name in names_used(path)}  # fmt: skip
 
 
 def test_encoders_are_made_in_one_place_and_nobody_else_writes_sound() -> None:
-    assert users_of("make_sink") == {"audio_encode", "audio_writer"}
+    assert users_of("make_sink") == {"audio_writer"}
     assert users_of("SampleWriter") == {"audio_writer", "audio_output"}
     assert users_of("streamed_wav_header") == {"audio_encode"}
-    assert users_of("soundfile") == {"audio_codec", "audio_encode"}
-    assert users_of("wave") == users_of("scipy.io.wavfile") == users_of("torchaudio") == set()
-    for opened in ("_WavSink", "_PipeSink", "_SoundFileSink"):
+    assert users_of("SoundFile") == {"audio_codec", "audio_encode"}  # one reads, one writes
+    writers = {"wave", "wavfile", "aifc", "sunau"}
+    assert not any(writers & modules_imported(path) for path in PACKAGE.rglob("*.py"))
+    for opened in ("_WavSink", "_PipeSink", "_SoundFileSink", "M4aSink"):
         assert users_of(opened) == {"audio_encode"}
 
 
 def test_who_writes_without_a_mark_on_purpose_is_known() -> None:
-    """`watermark="none"` in the package: what is shown in a cell, a test of codecs, recordings of people."""
-    marked = "watermark="
-    plain = {
-        path.relative_to(PACKAGE).with_suffix("").as_posix()
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("EncodeOptions")
-        and f"{marked}'none'" in ast.unparse(node) or marked + "SHOWN" in ast.unparse(node)
-    }  # fmt: skip
-    assert plain <= {"widgets/sound", "doctor", "profiles/voice_enrollment"} and "widgets/sound" in plain
+    """`watermark="none"` in the package: what is shown in a cell, a test of codecs, recordings of people, stages."""
+    plain = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        nodes = ast.walk(ast.parse(text)) if "watermark=" in text else ()
+        calls = [ast.unparse(node) for node in nodes if isinstance(node, ast.Call)]
+        options = [call for call in calls if call.startswith("EncodeOptions(")]
+        if any("watermark='none'" in told or "watermark=SHOWN" in told for told in options):
+            plain.add(path.relative_to(PACKAGE).with_suffix("").as_posix())
+    assert plain == {"widgets/sound", "doctor", "profiles/voice_enrollment", "covers/cover_sources"}
 
 
 # ---- every path ------------------------------------------------------------------------------------------------------
@@ -128,7 +141,7 @@ def test_writers_bytes_and_pipes(configured: VC, clip: Audio, tmp_path: Path) ->
     pipe = open_pipe(stream, clip.rate, 1)
     pipe.write(clip.samples)
     pipe.finish()
-    files = [write_audio(tmp_path / f"b.{kind}", clip) for kind in ("wav", "flac", "ogg", "mp3")]
+    files = [write_audio(tmp_path / f"b.{kind}", clip) for kind in ("wav", "flac", "ogg", "mp3", "m4a")]
     marked(tmp_path / "a.flac", *files, *(encode_audio(clip, EncodeOptions(format=kind)) for kind in ("wav", "ogg")))
     assert pipe.watermark is not None and pipe.watermark.present
 
@@ -199,7 +212,7 @@ def test_streams(configured: VC, clip: Audio, tmp_path: Path) -> None:
 
 @needs_perth
 def test_the_studio(configured: VC, clip: Audio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rvc_spark.widgets.studio_takes.pair_picture", lambda source, result: b"\x89PNG")
+    monkeypatch.setattr("rvc_spark.widgets.studio_takes.pair_picture", lambda source, result: Picture(b"\x89PNG", ""))
     house = House(tmp_path)
     monkeypatch.setattr(house, "pieces", lambda: iter([clip]))
     take = studio_in(house).speak().wait(60)
@@ -252,6 +265,16 @@ def test_standard_output_whole_and_streamed(tmp_path: Path) -> None:
         done = subprocess.run([*words, "--watermark", "perth", *more], capture_output=True, timeout=300, check=True)
         marked(done.stdout)
         assert b"watermark perth present" in done.stderr
+
+
+@needs_perth
+def test_covers_mark_the_mix_and_no_stage(configured: VC, tmp_path: Path) -> None:
+    song = RVCConfig().demo_dir / "song"
+    given = {"vocals": song / "vocals.ogg", "accompaniment": song / "accompaniment.ogg", **QUICK}
+    cover = make_cover(output=tmp_path / "cover.m4a", **given)
+    marked(cover.path)
+    assert cover.mix["true_peak_dbtp"] <= -1.0 and abs(cover.mix["lufs"] + 14) <= 0.5, "with the mark in it"
+    assert cover.stems and not any(verify_watermark(stem).present for stem in cover.stems.values())
 
 
 # ---- and every path fails loudly -------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def tagged(options: EncodeOptions | None, output: Path | None, job: Job) -> Enco
 
     Raises OutputError: the suffix tells no format.
     """
-    options = options or (FLOAT_WAV if output is None else EncodeOptions())
+    options = options or (replace(FLOAT_WAV, watermark=None) if output is None else EncodeOptions())
     names = [source.name for source in job.sources.values()]
     title = "".join(letter if letter.isprintable() else " " for letter in names[0])[:MAX_TITLE].strip()
     voice, licence = job.lead_voice.name, job.lead_voice.licence

@@ -24,7 +24,7 @@ from rvc_spark.infer.pipeline import Progress
 RATE = 44_100
 CHANNELS = 2
 BLOCK_FRAMES = 1 << 18
-FLOAT_WAV = EncodeOptions(format="wav", sample_format="float32")
+FLOAT_WAV = EncodeOptions(format="wav", sample_format="float32", watermark="none")  # of stages, which nobody publishes
 HASH_BLOCK = 1 << 20
 
 

@@ -83,7 +83,7 @@ class MixReport:
     Attributes:
         path, rate, channels, frames: of the file.
         lufs: integrated loudness, -inf for silence.
-        true_peak_dbtp: of a lossy format after decoding.
+        true_peak_dbtp: of a lossy format, or with a watermark, after decoding.
         gain_db: what the sum of the tracks was raised by before the limiter.
         limiter_db: the largest reduction the limiter made.
         reason: in words, why these.
@@ -195,7 +195,7 @@ class _Mix:
 def _written(mix: _Mix, path: Path, options: EncodeOptions, note: str) -> Generator[Progress, None, MixReport]:
     """Plan, write, measure; again with what was learned where the result is not what was asked for."""
     ceiling = mix.settings.ceiling_dbtp
-    target, inner = mix.settings.target_lufs, ceiling - (LOSSY_MARGIN_DB if options.format in LOSSY else MARGIN_DB)
+    target, inner = mix.settings.target_lufs, ceiling - (LOSSY_MARGIN_DB if _altered(options) else MARGIN_DB)
     for attempt in range(ATTEMPTS):
         plan, reason = _plan(mix, target, inner)
         words = f"gain {plan.level_db:+.1f} dB, limiter {plan.limiter_db:.1f} dB"
@@ -236,27 +236,32 @@ def _plan(mix: _Mix, target: float, ceiling_db: float) -> tuple[GainPlan, str]:
     return plan, f"{plan.level_db:+.1f} dB to {settings.target_lufs:g} LUFS{held}"
 
 
+def _altered(options: EncodeOptions) -> bool:
+    """Whether the file will hold other samples than those that are written to it."""
+    return options.format in LOSSY or options.watermark != "none"
+
+
 class _Candidate:
     """A file that is written and measured, and takes its name only when it is kept.
 
-    Lossless formats are measured as they are written. What a lossy one holds is known when it is complete: it is
-    written under a hidden name beside its target, decoded, and renamed.
+    Lossless formats are measured as they are written. What a lossy one holds, or one with a watermark, is known when it
+    is complete: it is written under a hidden name beside its target, decoded, and renamed.
     """
 
     def __init__(self, path: Path, mix: _Mix, options: EncodeOptions) -> None:
-        self._path, self._lossy = path, options.format in LOSSY
+        self._path, self._altered = path, _altered(options)
         self._meters = _Meters(mix.curves.rate, mix.channels)
-        self._hidden = path.parent / f".{secrets.token_hex(8)}{path.suffix}" if self._lossy else path
+        self._hidden = path.parent / f".{secrets.token_hex(8)}{path.suffix}" if self._altered else path
         self._writer = open_writer(self._hidden, mix.curves.rate, mix.channels, options)
 
     def write(self, blocks: Iterator[np.ndarray]) -> Iterator[int]:
         """Encode everything; yields the frames done."""
         for block in blocks:
             self._writer.write(block)
-            if not self._lossy:
+            if not self._altered:
                 self._meters.push(block)
             yield self._writer.frames
-        if self._lossy:
+        if self._altered:
             self._writer.close()
             with open_audio(self._hidden) as reader:
                 for block in reader.blocks():
@@ -268,7 +273,7 @@ class _Candidate:
 
     def keep(self) -> None:
         """Give it its name."""
-        if self._lossy:
+        if self._altered:
             os.replace(self._hidden, self._path)
         else:
             self._writer.close()
@@ -278,7 +283,7 @@ class _Candidate:
 
     def __exit__(self, *error: object) -> None:
         self._writer.abort()  # harmless once it is complete
-        if self._lossy:
+        if self._altered:
             self._hidden.unlink(missing_ok=True)
 
 
