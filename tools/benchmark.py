@@ -4,6 +4,7 @@
     python tools/benchmark.py spark --checkpoint FOLDER  a real one
     python tools/benchmark.py stream                     text to converted sound: how soon, and whether it keeps up
     python tools/benchmark.py triton                     the client's own time per streamed chunk, a real server
+    python tools/benchmark.py cover                      a song's cover from its stems, beside the conversion alone
     python tools/benchmark.py live                       streamed conversion against the whole: delay, speed, distance
 
 Nothing here decides whether a test passes. Use an idle machine: with busy cores every figure is of the others' work.
@@ -15,7 +16,7 @@ import argparse
 import sys
 from importlib import import_module
 
-SUBJECTS = {name: f"benchmark_{name}" for name in ("spark", "stream", "triton", "live")}
+SUBJECTS = {name: f"benchmark_{name}" for name in ("spark", "stream", "triton", "live", "cover")}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -212,6 +212,8 @@ def _written(mix: _Mix, path: Path, options: EncodeOptions, note: str) -> Genera
         inner -= peak - ceiling + RETRY_DB if peak > ceiling else 0.0
         target += off
     yield Progress(1.0, f"{lufs:.1f} LUFS, {peak:.1f} dBTP")
+    if peak > ceiling:
+        note += f"; {peak:.2f} dBTP is over the ceiling of {ceiling:g} after {ATTEMPTS} attempts"
     frames, rate = mix.curves.frames, mix.curves.rate
     return MixReport(path, rate, mix.channels, frames, lufs, peak, plan.level_db, plan.limiter_db, reason + note)
 
