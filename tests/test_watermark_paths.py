@@ -9,9 +9,8 @@ from __future__ import annotations
 import ast
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +40,7 @@ from rvc_spark.streaming.pump import Pump
 from rvc_spark.streaming.sinks import FileSink, MemorySink
 from rvc_spark.watermark import verify_watermark
 from rvc_spark.widgets.playing import play
+from rvc_spark.widgets.plots import Picture
 from rvc_spark.widgets.sound import show_audio
 from rvc_spark.widgets.studio_takes import StudioTake
 
@@ -56,6 +56,7 @@ needs_perth = pytest.mark.skipif(not is_installed("perth"), reason="resemble-per
 # ---- one place only --------------------------------------------------------------------------------------------------
 
 
+@cache
 def names_used(path: Path) -> set[str]:
     """Every name that is called, imported or passed on in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -72,26 +73,26 @@ def users_of(name: str) -> set[str]:
 
 
 def test_encoders_are_made_in_one_place_and_nobody_else_writes_sound() -> None:
-    assert users_of("make_sink") == {"audio_encode", "audio_writer"}
+    assert users_of("make_sink") == {"audio_writer"}
     assert users_of("SampleWriter") == {"audio_writer", "audio_output"}
     assert users_of("streamed_wav_header") == {"audio_encode"}
-    assert users_of("soundfile") == {"audio_codec", "audio_encode"}
-    assert users_of("wave") == users_of("scipy.io.wavfile") == users_of("torchaudio") == set()
+    assert users_of("SoundFile") == {"audio_codec", "audio_encode"}  # one reads, one writes
+    assert users_of("wavfile") == users_of("sounddevice") == set() and users_of("torchaudio") == {"doctor"}
     for opened in ("_WavSink", "_PipeSink", "_SoundFileSink"):
         assert users_of(opened) == {"audio_encode"}
 
 
 def test_who_writes_without_a_mark_on_purpose_is_known() -> None:
     """`watermark="none"` in the package: what is shown in a cell, a test of codecs, recordings of people."""
-    marked = "watermark="
-    plain = {
-        path.relative_to(PACKAGE).with_suffix("").as_posix()
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("EncodeOptions")
-        and f"{marked}'none'" in ast.unparse(node) or marked + "SHOWN" in ast.unparse(node)
-    }  # fmt: skip
-    assert plain <= {"widgets/sound", "doctor", "profiles/voice_enrollment"} and "widgets/sound" in plain
+    plain = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        nodes = ast.walk(ast.parse(text)) if "watermark=" in text else ()
+        calls = [ast.unparse(node) for node in nodes if isinstance(node, ast.Call)]
+        options = [call for call in calls if call.startswith("EncodeOptions(")]
+        if any("watermark='none'" in told or "watermark=SHOWN" in told for told in options):
+            plain.add(path.relative_to(PACKAGE).with_suffix("").as_posix())
+    assert plain == {"widgets/sound", "doctor", "profiles/voice_enrollment"}
 
 
 # ---- every path ------------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def test_streams(configured: VC, clip: Audio, tmp_path: Path) -> None:
 
 @needs_perth
 def test_the_studio(configured: VC, clip: Audio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rvc_spark.widgets.studio_takes.pair_picture", lambda source, result: b"\x89PNG")
+    monkeypatch.setattr("rvc_spark.widgets.studio_takes.pair_picture", lambda source, result: Picture(b"\x89PNG", ""))
     house = House(tmp_path)
     monkeypatch.setattr(house, "pieces", lambda: iter([clip]))
     take = studio_in(house).speak().wait(60)
@@ -246,12 +247,13 @@ def test_the_command_line(configured: VC, clip: Audio, tmp_path: Path, capsys, m
 
 
 @needs_perth
-def test_standard_output_whole_and_streamed(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "rvc_spark", "speak", TEXT, "-o", "-", "--voice", "none", "--engine", "espeak"]
+def test_standard_output_whole_and_streamed(configured: VC, capfdbinary) -> None:
+    words = ["speak", TEXT, "-o", "-", "--voice", "none", "--engine", "espeak", "--watermark", "perth"]
     for more in ([], ["--stream"]):
-        done = subprocess.run([*words, "--watermark", "perth", *more], capture_output=True, timeout=300, check=True)
-        marked(done.stdout)
-        assert b"watermark perth present" in done.stderr
+        assert main([*words, *more]) == 0
+        out, err = capfdbinary.readouterr()
+        marked(out)
+        assert b"watermark perth present" in err
 
 
 # ---- and every path fails loudly -------------------------------------------------------------------------------------
