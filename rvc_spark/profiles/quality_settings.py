@@ -45,7 +45,7 @@ class QualitySettings:
     bandwidth_reject: float = _limit(2_500.0, "below it, consonants are gone", 500, 20_000, "Hz")
 
     voices_warn: float = _limit(
-        0.80, "similarity of the two voices a recording falls into best; one speaker: 0.81 and more (measured)", 0, 1
+        0.80, "similarity of the two voices a recording falls into best; one speaker: 0.82 and more (measured)", 0, 1
     )
     voices_reject: float = _limit(0.70, "two speakers as different as most are", 0, 1)
     music_warn: float = _limit(0.75, "share of moments with a steady tone; speech: at most 0.72 (measured)", 0, 1)
