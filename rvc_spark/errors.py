@@ -164,3 +164,15 @@ class TritonBootError(RvcSparkError):
     """A Triton server cannot be started: no platform for it, a port in use, a model that does not load."""
 
     exit_code = 12
+
+
+class BenchmarkError(RvcSparkError):
+    """A measurement cannot be made: a process died, a checkout is not the reference, two reports do not compare."""
+
+    exit_code = 17
+
+
+class ExportError(RvcSparkError):
+    """A network cannot be written in another format, or the written one does not give the same numbers."""
+
+    exit_code = 18

@@ -31,6 +31,7 @@ from rvc_spark.infer.segments import Cutting
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.infer.synthesizer import Synthesizer, load_synthesizer
 from rvc_spark.infer.voice_files import VoiceCard, VoiceListing, find_voice, list_voices, read_card
+from rvc_spark.loaded_voices import LoadedVoices
 from rvc_spark.rvc_config import Choice, RVCConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -65,6 +66,7 @@ class VC:
         self._encoder: tuple[Path, ContentEncoder] | None = None
         self._trackers: dict[tuple[str, int], PitchTracker] = {}
         self._index_asked: str | Path | None = "auto"
+        self._kept = LoadedVoices(self.config.voice_memory << 20)
         self._lock = threading.RLock()
 
     @property
@@ -92,19 +94,19 @@ class VC:
         """
         path = Path(voice) if isinstance(voice, Path) else find_voice(voice, self.folders)
         with self._lock:
-            checkpoint = read_checkpoint(path)
+            synthesizer = self._synthesizer_for(path)
             card = read_card(path)
-            info = checkpoint.info
+            info = synthesizer.info
             encoder = self._encoder_for(path, info)
             choice = self._chosen_index(path, info, index)
-            loaded_index = read_index(Path(choice.value)) if choice.value else None
+            loaded_index = self._index_for(Path(choice.value)) if choice.value else None
             if loaded_index is not None and loaded_index.dim != info.content_dim:
                 raise VoiceFileError(
                     f"index {loaded_index.path.name} has {loaded_index.dim} dimensions, voice {path.name} "
                     f"({info.version}) works with {info.content_dim}",
                     "Choose the index trained with this voice, or index=None.",
                 )
-            self._synthesizer = load_synthesizer(checkpoint, self.device.value, DTYPES[self.precision.value])
+            self._synthesizer = synthesizer
             self._encoder = encoder
             self._index_asked = index
             self.voice = LoadedVoice(card.name or path.stem, path, info, card, loaded_index, choice)
@@ -120,6 +122,7 @@ class VC:
 
         Returns whether there was anything to free. Conversions that run keep what they hold until they end.
         """
+        self._kept.clear()
         with self._lock:
             was_loaded = self.loaded
             self._synthesizer, self._encoder, self._trackers = None, None, {}
@@ -130,11 +133,23 @@ class VC:
         return was_loaded
 
     def sibling(self) -> VC:
-        """A VC for a second voice at the same time: it shares configuration, content encoder and pitch trackers."""
+        """A VC for a second voice at the same time: it shares configuration, encoder, trackers and what is kept."""
         other = VC(self.config)
+        other._kept = self._kept
         with self._lock:
             other._encoder, other._trackers = self._encoder, self._trackers
         return other
+
+    def _synthesizer_for(self, path: Path) -> Synthesizer:
+        device, precision = self.device.value, self.precision.value
+
+        def make() -> Synthesizer:
+            return load_synthesizer(read_checkpoint(path), device, DTYPES[precision])
+
+        return self._kept.get(path, (device, precision), make, _network_bytes)
+
+    def _index_for(self, path: Path) -> RetrievalIndex:
+        return self._kept.get(path, "index", lambda: read_index(path), _index_bytes)
 
     def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
         if index is None:
@@ -207,6 +222,10 @@ class VC:
             else Choice(Path(voice.index_choice.value).name or "none", voice.index_choice.reason),
         }
         return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.pitch), choices
+
+    def engines(self, settings: ConversionSettings | None = None) -> Engines:
+        """The loaded networks as the pipeline takes them. Raises VoiceFileError, ConfigError, PitchError."""
+        return self._engines(settings or ConversionSettings())[1]
 
     def convert_steps(
         self,
@@ -303,3 +322,11 @@ class VC:
         settings = (settings or ConversionSettings()).changed(**changes)
         _, engines, choices = self._engines(settings)
         return LiveConversion(pieces, engines, settings, live, choices)
+
+
+def _network_bytes(synthesizer: Synthesizer) -> int:
+    return sum(weight.nbytes for weight in synthesizer.network.state_dict().values())
+
+
+def _index_bytes(index: RetrievalIndex) -> int:
+    return index.content.vectors.nbytes

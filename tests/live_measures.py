@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from rvc_spark.infer.mel_distance import log_mel_distance
 
 __all__ = ["click_score", "join_places", "join_scores", "log_mel_distance"]

@@ -30,7 +30,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"rvc_init", "covers", "processing"}, False),
     ({"jobs"}, True),
     ({"widgets", "serve", "doctor"}, True),
-    ({"demo"}, True),  # shows what the surfaces show, in one go; only the command line calls it
+    ({"demo", "benchmark"}, True),  # show what the surfaces show, in one go; only the command line calls them
     ({"cli"}, True),
 ]
 FAMILIES = {  # files that are the inside of a unit whose door is one file
@@ -38,7 +38,8 @@ FAMILIES = {  # files that are the inside of a unit whose door is one file
     "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds"),
     "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
-    "rvc_modules": ("conversion",),
+    "rvc_modules": ("conversion", "loaded_voices"),
+    "benchmark": ("benchmark_",),
     "cli": ("cli_", "__main__"),
 }
 TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which engines need below them
