@@ -2,8 +2,9 @@
 
 Both run in processes of their own, with the same files, the same samples, settings and number of threads, and take
 turns (A, B, A, B ...), so that a machine that is busy for a while is busy for both. The least and the median of the
-warm calls count. Noise differs from program to program, so sounds are compared twice: with noise, beside what another
-seed does to the reference itself, and with zeros in place of all noise, where the programs should agree.
+warm calls are told, and processor time, which others do not disturb. Noise differs from program to program, so sounds
+are compared twice: with noise, beside what another seed does to the reference itself, and with zeros in place of all
+noise, where the programs should agree.
 """
 
 from __future__ import annotations
@@ -102,20 +103,19 @@ class _Pair:
         return program.ask({"do": "convert", "seed": 0, **self.job, **changes}, call_limit(self.seconds))
 
     def times(self, runs: int, patience: float) -> dict[str, Any]:
-        first = [self._ask(self.mine)["seconds"], self._ask(self.theirs)["seconds"]]
-        warm: tuple[list[float], list[float]] = ([], [])
-        while len(warm[0]) < runs and (not warm[0] or sum(warm[1]) < patience):
+        first = [self._ask(program) for program in (self.mine, self.theirs)]
+        warm: tuple[list[dict[str, Any]], ...] = ([], [])
+        while len(warm[0]) < runs and (not warm[0] or sum(item["seconds"] for item in warm[1]) < patience):
             for taken, program in zip(warm, (self.mine, self.theirs), strict=True):
-                taken.append(self._ask(program)["seconds"])
-        ours_, reference = (
-            {"first_seconds": begun, "warm_seconds": statistics.median(taken), "warm_least": min(taken)}
-            for begun, taken in zip(first, warm, strict=True)
-        )
-        return {
-            "ours": ours_, "reference": reference, "runs": len(warm[0]),
-            "ratio": reference["warm_seconds"] / ours_["warm_seconds"],
-            "ratio_least": reference["warm_least"] / ours_["warm_least"],
+                taken.append(self._ask(program))
+        ours_, reference = (_figures(*pair) for pair in zip(first, warm, strict=True))
+        ratios = {
+            name: reference[figure] / ours_[figure]
+            for name, figure in (
+                ("ratio", "warm_seconds"), ("ratio_least", "warm_least"), ("ratio_cpu", "warm_cpu_least"),
+            )
         }  # fmt: skip
+        return {"ours": ours_, "reference": reference, "runs": len(warm[0]), **ratios}
 
     def difference(self) -> dict[str, float]:
         """How far apart the sounds are, see `compare_sounds`."""
@@ -131,6 +131,15 @@ class _Pair:
             quiet = kept(self.mine, "quiet", do="silent", profile=self.profile)
             still = kept(self.theirs, "still", silent=True)
         return compare_sounds((noisy, reference, again), (quiet, still), self.rate)
+
+
+def _figures(first: dict[str, Any], warm: list[dict[str, Any]]) -> dict[str, float]:
+    """Of one program: the first call, the median and the least of the warm ones, and the least of processor time."""
+    taken = [call["seconds"] for call in warm]
+    return {
+        "first_seconds": first["seconds"], "warm_seconds": statistics.median(taken), "warm_least": min(taken),
+        "warm_cpu_least": min(call["cpu_seconds"] for call in warm),
+    }  # fmt: skip
 
 
 def compare_sounds(
@@ -165,7 +174,8 @@ def against_line(row: dict[str, Any]) -> str:
     return (
         f"{row['device']} {row['precision']} {row['f0_method']:>6} {row['seconds']:6g} s: ours "
         f"{mine['warm_seconds']:.2f} s, reference {theirs['warm_seconds']:.2f} s: {row['ratio']:.2f} times as fast "
-        f"(least of {row['runs']}: {row['ratio_least']:.2f}; load {row['load']}). log-mel {far['log_mel_db']:.2f} dB "
+        f"(least of {row['runs']}: {row['ratio_least']:.2f}, processor time {row['ratio_cpu']:.2f}; "
+        f"load {row['load']}). log-mel {far['log_mel_db']:.2f} dB "
         f"apart, another seed {far['log_mel_db_seed']:.2f} dB; without noise {far['log_mel_db_silent']:.3f} dB, "
         f"difference at {far['rms_db_silent']:.1f} dB; {far['samples']:+d} samples"
     )

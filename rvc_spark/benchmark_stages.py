@@ -20,9 +20,8 @@ import torch
 
 from rvc_spark.infer.pipeline import Engines
 
-DECODER = "decoder"
-SYNTHESIS = "synthesis"
-STAGES = ("pitch", "content", "retrieval", "prior and flow", DECODER, "rest")
+PRIOR, SYNTHESIS = "prior and flow", "synthesis"
+STAGES = ("pitch", "content", "retrieval", PRIOR, "decoder", "rest")
 
 
 class StageClock:
@@ -72,11 +71,8 @@ class StageClock:
 
     def split(self, total: float) -> dict[str, float]:
         """Seconds of each of STAGES, together `total`."""
-        decoder = self.seconds[DECODER]
-        found = {
-            **{stage: self.seconds[stage] for stage in ("pitch", "content", "retrieval")},
-            "prior and flow": self.seconds[SYNTHESIS] - decoder, DECODER: decoder,
-        }  # fmt: skip
+        found = {stage: self.seconds[stage] for stage in ("pitch", "content", "retrieval", PRIOR)}
+        found["decoder"] = self.seconds[SYNTHESIS] - self.seconds[PRIOR]  # with its harmonic source
         return {**found, "rest": total - sum(found.values())}
 
 
@@ -95,9 +91,10 @@ class _Watched:
 def watched(engines: Engines, clock: StageClock) -> Iterator[Engines]:
     """The engines, each counted under its stage while this is entered."""
     tracker, index, synthesizer = engines.tracker, engines.index, engines.synthesizer
-    decoder = synthesizer.network.dec
-    forward, own = decoder.forward, "forward" in vars(decoder)
-    decoder.forward = clock.timed(DECODER, forward)
+    encoder, flow = synthesizer.network.enc_p, synthesizer.network.flow
+    places = ((encoder, "hidden"), (encoder, "project"), (flow, "forward"))
+    for module, name in places:
+        setattr(module, name, clock.timed(PRIOR, getattr(module, name)))
     try:
         yield replace(
             engines,
@@ -109,7 +106,5 @@ def watched(engines: Engines, clock: StageClock) -> Iterator[Engines]:
             ),
         )
     finally:
-        if own:
-            decoder.forward = forward
-        else:
-            del decoder.forward
+        for module, name in places:
+            delattr(module, name)  # the class's own shows again

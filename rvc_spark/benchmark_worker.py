@@ -57,14 +57,14 @@ class Worker:
 
         sound, settings = self._sound(job), self._settings(job)
         self._forget_peak()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         conversion = self._vc.convert(sound, settings)
         self._wait()
-        seconds = time.perf_counter() - began
+        seconds, worked = time.perf_counter() - began, time.process_time() - worked
         self._save(job, conversion.audio.samples)
         return {
-            "seconds": seconds, "samples": conversion.frames, "rate": conversion.rate, "peak_bytes": peak_bytes(),
-            "device_peak_bytes": self._device_peak(),
+            "seconds": seconds, "cpu_seconds": worked, "samples": conversion.frames, "rate": conversion.rate,
+            "peak_bytes": peak_bytes(), "device_peak_bytes": self._device_peak(),
             "engines": {name: str(choice) for name, choice in conversion.engines.items()},
         }  # fmt: skip
 

@@ -235,6 +235,8 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_benchmark import add_benchmark
+    from rvc_spark.cli_export import add_export
     from rvc_spark.cli_triton import add_triton
 
     top = argparse.ArgumentParser(prog="rvc-spark", description="Text or a recording in, the chosen voice out.")
@@ -277,6 +279,8 @@ def parser() -> argparse.ArgumentParser:
     for command in (demo, speak, enroll, engines, convert, voices, doctor):
         add_json(command)
     add_assets(commands)
+    add_benchmark(commands)
+    add_export(commands)
     add_triton(commands)
     return top
 

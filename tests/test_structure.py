@@ -76,9 +76,13 @@ HOMES = {  # package -> the only places that may import it
     "pydantic_settings": ("rvc_config",),
     "rich": ("cli",),
     "papermill": ("demo",),
+    "onnx": ("infer/onnx_export",),
+    "onnxscript": ("infer/onnx_export",),
+    "onnxruntime": ("infer/onnx_export",),
 }
 OPTIONAL = {
     "torchcrepe", "torchfcpe", "pyworld", "gdown", "papermill", "nbclient", "tritonclient", "grpc", "demucs", "ray",
+    "onnx", "onnxscript", "onnxruntime",
 }  # fmt: skip
 OF_THE_HOST = {  # of a dependency, mended, of Triton's process, of a dependency, of Colab
     "pydantic", "torchaudio", "triton_python_backend_utils", "traitlets", "google",
