@@ -19,9 +19,10 @@ from rvc_spark.audio import Audio, EncodeOptions
 from rvc_spark.conversion import BlockConversion, Conversion, SoundSource, read_source, refuse_overwriting
 from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
-from rvc_spark.infer.content import ContentEncoder, load_content_encoder
+from rvc_spark.infer.content import load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
+from rvc_spark.infer.lazy_encoder import LazyEncoder
 from rvc_spark.infer.live import LiveConversion
 from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.pipeline import Engines, Progress, Rendering, drain
@@ -63,7 +64,7 @@ class VC:
         self.precision = self.config.precision_choice()
         self.voice: LoadedVoice | None = None
         self._synthesizer: Synthesizer | None = None
-        self._encoder: tuple[Path, ContentEncoder] | None = None
+        self._encoder: tuple[Path, LazyEncoder] | None = None
         self._trackers: dict[tuple[str, int], PitchTracker] = {}
         self._index_asked: str | Path | None = "auto"
         self._kept = LoadedVoices(self.config.voice_memory << 20)
@@ -86,6 +87,9 @@ class VC:
 
     def load(self, voice: str | Path, *, index: str | Path | None = "auto") -> LoadedVoice:
         """Make a voice ready: a name of `voices()` or a path. A refused file leaves the loaded voice as it was.
+
+        The voices used last stay in memory (`voice_memory` of the configuration), so going back to one reads nothing.
+        Content encoder and pitch network are checked here, and read when the first sound is converted.
 
         Args:
             index: "auto" finds the one that belongs to the voice, None uses none, else a path.
@@ -158,7 +162,7 @@ class VC:
             return self.index_choice(voice, info)
         return Choice(str(index), "as set")
 
-    def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, ContentEncoder]:
+    def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, LazyEncoder]:
         own = voice.parent / "content_encoder"
         path = own if own.is_dir() else self.config.hubert_path
         if not path.exists():
@@ -169,7 +173,8 @@ class VC:
         if self._encoder is not None and self._encoder[0] == path:
             encoder = self._encoder[1]
         else:
-            encoder = load_content_encoder(path, self.device.value, DTYPES[self.precision.value])
+            device, dtype = self.device.value, DTYPES[self.precision.value]
+            encoder = LazyEncoder(path, lambda: load_content_encoder(path, device, dtype))
         width = encoder.dims.get(info.version)
         if width != info.content_dim:
             raise EncoderFileError(
@@ -221,7 +226,7 @@ class VC:
             if settings.index_rate == 0
             else Choice(Path(voice.index_choice.value).name or "none", voice.index_choice.reason),
         }
-        return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.pitch), choices
+        return voice, Engines(encoder[1].get(), synthesizer, tracker, index, voice.card.pitch), choices
 
     def engines(self, settings: ConversionSettings | None = None) -> Engines:
         """The loaded networks as the pipeline takes them. Raises VoiceFileError, ConfigError, PitchError."""
