@@ -73,6 +73,9 @@ class RVCConfig(BaseSettings):
     temp: Path | None = None  # scratch and the demo's output
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
+    voice_memory: int = Field(  # MiB of voices and indexes kept ready for a switch back; a usual voice takes 110
+        default=512, ge=0, le=1 << 20
+    )
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
     profiles: Path | None = None  # enrolled voices; private to their owner
     demucs: Path | None = None  # folder of a separation model: htdemucs.yaml and what it names
