@@ -26,8 +26,7 @@ from rvc_spark.conversion import (
 )
 from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
-from rvc_spark.infer.content import load_content_encoder
-from rvc_spark.infer.content import ContentEncoder
+from rvc_spark.infer.content import ContentEncoder, load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
 from rvc_spark.infer.lazy_encoder import LazyEncoder
