@@ -155,7 +155,7 @@ def test_sixty_seconds_arrive_bit_by_bit(lab: Lab) -> None:
 
 
 def test_pause_and_resume_lose_nothing(lab: Lab) -> None:
-    lab.play("chunks(3)")
+    lab.play("chunks(8)")
     for _ in range(2):
         lab.page.get_by_role("button", name="Pause").last.click()
         until(lab.page, f"() => {PLAYER}.state === 'paused'")
@@ -165,7 +165,7 @@ def test_pause_and_resume_lose_nothing(lab: Lab) -> None:
         lab.sounds()
         lab.page.wait_for_timeout(200)
     played = lab.heard()
-    assert (played["lost"], played["gaps"], played["digest"]) == (0, 0, lab.ask("digest(samples(3))"))
+    assert (played["lost"], played["gaps"], played["digest"]) == (0, 0, lab.ask("digest(samples(8))"))
     lab.notebook.ask("player.close()")
 
 

@@ -26,7 +26,7 @@ from rvc_spark.streaming.take import TakeStore
 from rvc_spark.widgets.sound import show_audio
 from rvc_spark.widgets.studio_picture import SEEN_SECONDS, pair_picture
 
-EXPORT_FORMATS = ("flac", "wav", "ogg", "mp3")
+EXPORT_FORMATS = ("flac", "wav", "ogg", "mp3", "m4a")
 MAX_TAKES = 30
 MAX_SECONDS = 1_200.0  # of all takes together; source and result of 20 minutes take about 300 MB
 NAME_LETTERS = 60
