@@ -71,7 +71,7 @@ def run_against(plan: BenchmarkPlan, rival: Rival, say: Say) -> list[dict[str, A
             known = theirs.ask(
                 {
                     "do": "load", "threads": plan.threads, "device": device, "hubert": str(files.hubert),
-                    "half": device != "cpu" and precision != "fp32", "voice": str(files.voice),
+                    "half": device.startswith("cuda") and loaded["precision"] != "fp32", "voice": str(files.voice),
                     "index": str(files.index),
                 },
                 LOAD_LIMIT,

@@ -14,7 +14,7 @@ from rvc_spark.errors import ConfigError
 from rvc_spark.rvc_config import RVCConfig
 
 PRECISIONS = tuple(name for name in get_args(RVCConfig.model_fields["precision"].annotation) if name != "auto")
-ON_CPU, ON_CUDA = ("fp32",), ("fp32", "fp16", "bf16")  # measured where nothing else was asked for
+ON_CPU, ON_CUDA = ("exact", "fast"), ("fp32", "fp16", "bf16")  # measured where nothing else was asked for
 
 
 def add_benchmark(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add_benchmark(commands: Any) -> None:
     bench.add_argument("--seconds", nargs="+", type=float, help="lengths of the clips (default: 1 3 10 60 300)")
     bench.add_argument("--device", nargs="+", help="cpu, cuda (default: both where there are both)")
     bench.add_argument("--precision", nargs="+", choices=PRECISIONS,
-                       help="default: fp32 on cpu; fp32, fp16 and bf16 on cuda")  # fmt: skip
+                       help="default: exact and fast on cpu; fp32, fp16 and bf16 on cuda")  # fmt: skip
     bench.add_argument("--f0-method", nargs="+", default=["rmvpe"], help="default: rmvpe")
     bench.add_argument("--threads", type=int, help="of torch and OpenMP (default: all cores)")
     bench.add_argument("--runs", type=int, default=5, help="warm calls per clip, at most (default: 5)")

@@ -24,6 +24,7 @@ from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
 from rvc_spark.infer.encoder_sizes import HOP, SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
 from rvc_spark.infer.encoder_weights import build_encoder, read_folder_weights
 from rvc_spark.infer.fairseq import read_fairseq_checkpoint
+from rvc_spark.infer.half_products import halve_products
 from rvc_spark.rvc_config import has_bf16
 from rvc_spark.safe_load import shown
 
@@ -239,7 +240,8 @@ def load_content_encoder(
     Args:
         path: a HuggingFace folder (config.json with model.safetensors or pytorch_model.bin) or a fairseq `.pt` file.
         device: torch device to run on.
-        dtype: float32 or float64; on CUDA also float16 or bfloat16, on a CPU that multiplies it bfloat16.
+        dtype: float32 or float64; on CUDA also float16 or bfloat16. On a CPU that multiplies bfloat16, that is the
+            type of products only, see `half_products`.
         heads: attention heads of a fairseq file that does not state them (HuBERT-base's 12 are known).
 
     Raises:
@@ -264,7 +266,10 @@ def load_content_encoder(
         weights = checkpoint.weights
         sizes = sizes_of_weights(weights, checkpoint.settings, heads)
     model, projection = build_encoder(sizes, weights, shown(path.name))
+    products_only = device.type == "cpu" and dtype == torch.bfloat16
     for module in (model, projection):
         if module is not None:
-            module.to(device, dtype)
+            module.to(device, torch.float32 if products_only else dtype)
+    if products_only:
+        halve_products(model, dtype)
     return ContentEncoder(path, model, projection, sizes)

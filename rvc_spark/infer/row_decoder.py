@@ -6,7 +6,10 @@
 
 Only what the wanted samples depend on is computed, stage by stage: 60 samples of context are a third of a frame where
 there are 20,000 a second. Zeros beyond the ends of the latent enter every layer, as padding does in `Decoder`. The mean
-of the branches is a sum whose division is part of the next stage's weights. Refuses to know voices and windows.
+of the branches is a sum whose division is part of the next stage's weights.
+
+In bfloat16 the branches' convolutions multiply in it, and nothing else: what they add to stays float32. Rounded sums
+would be white noise 40 dB below the voice, heard where the voice has nothing. Refuses to know voices and windows.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class RowBranch:
         self._steps = [
             [SplitConv(conv.weight, conv.bias, conv.dilation[0], ways, dtype) for conv in step] for step in steps
         ]
-        self.ways = ways
+        self.ways, self._dtype = ways, dtype
         self.lost = sum(conv.lost for step in self._steps for conv in step)
 
     def _counts(self, count: int) -> list[int]:
@@ -59,12 +62,12 @@ class RowBranch:
         return self._counts(count)[0]
 
     def __call__(self, x: Dealt, heard: Dealt, first: int, count: int) -> list[Tensor]:
-        """`count` rows of each phase of the result, from row `first` on; `heard` is x through the leaky ReLU."""
+        """`count` rows of each phase of the result, from row `first` on; `heard` is `bent(x)`."""
         counts = iter(self._counts(count))
         y = Dealt(heard.part(first - self.lost, next(counts)), first - self.lost, x.length)
         for number, step in enumerate(self._steps):
             if number:
-                y = Dealt([F.leaky_relu(phase, SLOPE) for phase in x.phases], x.first, x.length)
+                y = bent(x, self._dtype)
             for conv in step[:-1]:
                 y = Dealt(conv(y.phases, next(counts), SLOPE), y.first + conv.lost, x.length)
                 y.silence_outside()
@@ -80,14 +83,13 @@ class RowUp:
     y[rate * q + r - padding] = sum_m x[q - m] w[r + rate * m],   m = 0 .. ceil(K / rate) - 1
     """
 
-    def __init__(self, up: nn.ConvTranspose1d, bias: Tensor, scale: float, dtype: torch.dtype) -> None:
+    def __init__(self, up: nn.ConvTranspose1d, bias: Tensor, scale: float) -> None:
         wide, narrow, kernel = up.weight.shape
         self.rate, self._padding = up.stride[0], up.padding[0]
         self._taps = -(-kernel // self.rate)
         weight = F.pad(up.weight.float() * scale, (0, self._taps * self.rate - kernel))
         weight = weight.reshape(wide, narrow, self._taps, self.rate).flip(2).permute(3, 1, 0, 2)
-        weight = weight.reshape(self.rate * narrow, wide, self._taps)
-        self._conv = RowConv(weight.to(dtype), bias.repeat(self.rate).to(dtype))
+        self._conv = RowConv(weight.reshape(self.rate * narrow, wide, self._taps), bias.repeat(self.rate))
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
         """First input row and the one after the last that output rows first..last depend on."""
@@ -109,9 +111,9 @@ class RowStage:
         if net.has_f0:
             conv = decoder.noise_convs[stage]
             bias = bias + conv.bias.float()  # both are added to the same rows
-            self._noise = conv.weight[:, 0].float().T.contiguous().to(dtype)  # [K, C]
+            self._noise = conv.weight[:, 0].float().T.contiguous()  # [K, C]
             self._stride, self._padding = conv.stride[0], conv.padding[0]
-        self.up = RowUp(up, bias, 1 / decoder.branches if stage else 1.0, dtype)
+        self.up = RowUp(up, bias, 1 / decoder.branches if stage else 1.0)
         self._blocks = decoder.resblocks[stage * decoder.branches : (stage + 1) * decoder.branches]
         self._tile = max(TILE_NUMBERS // up.out_channels // TILE_STEP, 1) * TILE_STEP
 
@@ -147,7 +149,7 @@ class RowStage:
             raised = raised.addmm_(self._windows(source, start, stop), self._noise)
         raised = Dealt([as_rows(raised)], start, length)
         first, last = first // ALIGNED * ALIGNED, -(-last // ALIGNED) * ALIGNED
-        total = torch.empty(last - first, raised.phases[0].shape[1], dtype=self._dtype)
+        total = torch.empty(last - first, raised.phases[0].shape[1])
         for at, count in _tiles(last - first, self._tile):
             self._sum(raised, first + at, total[at : at + count])
         return Dealt([as_rows(total)], first, length)
@@ -172,15 +174,14 @@ class RowStage:
                 place.add_(as_matrix(rows)) if begun else place.copy_(as_matrix(rows))
             begun = True
 
-    @staticmethod
-    def _results(x: Dealt, branches: list[RowBranch], first: int, count: int) -> Iterator[list[Tensor]]:
+    def _results(self, x: Dealt, branches: list[RowBranch], first: int, count: int) -> Iterator[list[Tensor]]:
         """What each of some branches of one splitting makes of the samples from `first` on."""
         ways = branches[0].ways
         row, count = first // ways, count // ways
         begin = row - max(branch.lost for branch in branches)
         rows = max(row - branch.lost + branch.needs(count) for branch in branches) - begin
         dealt = deal(x, begin, rows, ways)
-        heard = Dealt([F.leaky_relu(phase, SLOPE) for phase in dealt.phases], begin, x.length)
+        heard = bent(dealt, self._dtype)
         for branch in branches:
             yield branch(dealt, heard, row, count)
 
@@ -190,16 +191,16 @@ class RowDecoder:
 
     Args:
         decoder: whose weights are taken.
-        dtype: of the work, float32 or bfloat16; see `row_conv.rows_work`.
+        dtype: of the branches' products, float32 or bfloat16; see `row_conv.rows_work`.
     """
 
     def __init__(self, decoder: Decoder, net: NetConfig, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._per_frame = net.samples_per_frame
-        self._pre = RowConv(decoder.conv_pre.weight.to(dtype), decoder.conv_pre.bias.to(dtype))
+        self._pre = RowConv(decoder.conv_pre.weight.float(), decoder.conv_pre.bias.float())
         self._cond = decoder.cond
         self._stages = [RowStage(decoder, net, stage, dtype) for stage in range(len(net.upsample_rates))]
-        self._post = RowConv(decoder.conv_post.weight.float().div(decoder.branches).to(dtype), None)
+        self._post = RowConv(decoder.conv_post.weight.float().div(decoder.branches), None)
         self._post_bias = decoder.conv_post.bias
 
     def __call__(self, z: Tensor, source: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
@@ -213,7 +214,7 @@ class RowDecoder:
         Returns:
             float32 [(span[1] - span[0]) * samples_per_frame].
         """
-        heard = None if source is None else source[0, 0].to(self.dtype)
+        heard = None if source is None else source[0, 0].float()
         frames, reach = z.shape[2], CONV_KERNEL // 2
         ends = span[0] * self._per_frame - reach, span[1] * self._per_frame + reach
         spans, length = [ends], frames * self._per_frame
@@ -224,14 +225,14 @@ class RowDecoder:
         x = self._first_rows(z, speaker, max(spans[-1][0], 0), min(spans[-1][1], frames))
         for stage, (first, last) in zip(self._stages, reversed(spans[:-1]), strict=True):
             x = stage(x, heard, first, last)
-        sound = self._post(F.leaky_relu(padded(x, *ends), LAST_SLOPE))[0, 0, 0].float()
+        sound = self._post(F.leaky_relu(padded(x, *ends), LAST_SLOPE))[0, 0, 0]
         return torch.tanh(sound if self._post_bias is None else sound + self._post_bias.float())
 
     def _first_rows(self, z: Tensor, speaker: Tensor, first: int, last: int) -> Dealt:
         reach = CONV_KERNEL // 2
-        latent = Dealt([as_rows(z[0].T.to(self.dtype).contiguous())], 0, z.shape[2])
+        latent = Dealt([as_rows(z[0].T.float().contiguous())], 0, z.shape[2])
         rows = self._pre(padded(latent, first - reach, last + reach))
-        return Dealt([rows + self._cond(speaker).to(self.dtype)[:, :, None]], first, z.shape[2])
+        return Dealt([rows + self._cond(speaker).float()[:, :, None]], first, z.shape[2])
 
 
 def _ways(block: nn.Module, dtype: torch.dtype) -> int:
@@ -241,6 +242,13 @@ def _ways(block: nn.Module, dtype: torch.dtype) -> int:
     cost = weight.shape[1] * weight.shape[2] * dtype.itemsize
     fits = all(conv.dilation[0] % 2 for conv in convs)
     return next((ways for ways, least in SPLIT.items() if fits and cost >= least), 1)
+
+
+def bent(x: Dealt, dtype: torch.dtype) -> Dealt:
+    """x through the leaky ReLU, as `dtype`."""
+    if dtype == torch.float32:
+        return Dealt([F.leaky_relu(phase, SLOPE) for phase in x.phases], x.first, x.length)
+    return Dealt([F.leaky_relu_(phase.to(dtype), SLOPE) for phase in x.phases], x.first, x.length)
 
 
 def padded(x: Dealt, first: int, last: int) -> Tensor:

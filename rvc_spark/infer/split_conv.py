@@ -55,7 +55,7 @@ class SplitConv:
     Args:
         weight: [C, C, K], float32.
         bias: [C].
-        dtype: of the work.
+        dtype: of the rows and of the products.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int, ways: int, dtype: torch.dtype) -> None:
@@ -85,12 +85,11 @@ class SplitConv:
         return made if slope is None else [torch.nn.functional.leaky_relu_(rows, slope) for rows in made]
 
     def plus(self, x: list[Tensor], other: list[Tensor]) -> list[Tensor]:
-        """The same plus `other`, rows of each phase, whose count is that of the result."""
+        """The same plus `other`, float32 rows of each phase, whose count is that of the result: float32."""
         count = other[0].shape[3]
-        if self._ways == 1:
+        if self._ways == 1 and x[0].dtype == torch.float32:
             return [self._tree.conv.plus(cut(x[0], 0, self.needs(count)), other[0])]
-        made = self(x, count)
-        return [rows.add_(more) for rows, more in zip(made, other, strict=True)]
+        return [torch.add(more, rows) for more, rows in zip(other, self(x, count), strict=True)]
 
     def _orders(self, x: list[Tensor]) -> list[Tensor]:
         """The phases in the order of the dilation: X_m[i] = x[P i + m d]."""
