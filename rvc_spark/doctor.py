@@ -186,6 +186,23 @@ def _pitch() -> Iterator[Finding]:
             yield Finding(f"pitch: {method}", state, f"hears a 220 Hz tone as {median:.1f} Hz; {tracker.reason}")
 
 
+def _covers() -> Iterator[Finding]:
+    from rvc_spark.covers.cover_engines import CoverEngines
+
+    engines = CoverEngines(RVCConfig(), "cpu")
+    if importlib.util.find_spec("demucs") is None:
+        yield Finding("song separation", "optional", "demucs is not installed; pip install 'rvc-spark[covers]'")
+    else:
+        try:
+            folder, name, _ = engines.separator_files("good")
+            yield Finding("song separation", "ok", f"{name} in {folder}, demucs {_installed('demucs')}")
+        except RvcSparkError as error:
+            yield Finding("song separation", "optional", str(error))
+    for what, use in (("lead and backing", "lead"), ("de-reverb", "dry")):
+        path, why = engines.mdx_file(use)
+        yield Finding(what, "optional" if path is None else "ok", why.reason if path is None else str(path))
+
+
 def _notebooks() -> Finding:
     missing = [name for name in ("ipykernel", "papermill", "ipywidgets") if importlib.util.find_spec(name) is None]
     if missing:
@@ -208,6 +225,7 @@ CHECKS: tuple[tuple[str, Callable[[], Finding | Iterator[Finding]]], ...] = (
     ("demo voice", _demo_voice),
     ("content encoder", _encoder),
     ("pitch", _pitch),
+    ("covers", _covers),
     ("notebooks", _notebooks),
 )
 

@@ -93,9 +93,18 @@ class VC:
         return Choice("" if found.path is None else str(found.path), found.reason)
 
     def encoder_path(self, voice: Path) -> Path:
-        """The content encoder a voice is converted with: its own beside it, else the configuration's."""
+        """The content encoder a voice is converted with: its own beside it, else the configuration's.
+
+        Raises AssetError when it is not there.
+        """
         own = voice.parent / "content_encoder"
-        return own if own.is_dir() else self.config.hubert_path
+        path = own if own.is_dir() else self.config.hubert_path
+        if not path.exists():
+            raise AssetError(
+                f"voice {voice.name} needs the content encoder, which is not at {path}",
+                "Run `rvc-spark assets get infer`, or set `hubert` in rvc_spark.yaml to where you have it.",
+            )
+        return path
 
     def load(self, voice: str | Path, *, index: str | Path | None = "auto") -> LoadedVoice:
         """Make a voice ready: a name of `voices()` or a path. A refused file leaves the loaded voice as it was.
@@ -183,11 +192,6 @@ class VC:
 
     def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, LazyEncoder]:
         path = self.encoder_path(voice)
-        if not path.exists():
-            raise AssetError(
-                f"voice {voice.name} needs the content encoder, which is not at {path}",
-                "Run `rvc-spark assets get infer`, or set `hubert` in rvc_spark.yaml to where you have it.",
-            )
         if self._encoder is not None and self._encoder[0] == path:
             encoder = self._encoder[1]
         else:

@@ -326,7 +326,7 @@ def test_strange_names_are_only_names(maker, voice, tmp_path: Path, name: str) -
 def test_what_is_no_sound_is_refused_and_leaves_nothing(maker, voice, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "song.wav"
     path.write_bytes(content)
-    with pytest.raises(AudioError):
+    with pytest.raises(AudioError, match=r"song\.wav"):
         made(maker, CoverInput(vocals=path), voice, tmp_path / "out.wav", key=0.0)
     assert not (tmp_path / "out.wav").exists() and maker.store.prune().kept == 0
 

@@ -287,3 +287,20 @@ def test_overlap_add_joins_what_pieces_say_without_a_seam() -> None:
     pairs = [pair for pair in overlap_add(blocks(sound, 333), 10_000, Pieces(1_000), network) if pair is not None]
     heard, doubled = (np.concatenate(part, axis=1) for part in zip(*pairs, strict=True))
     assert np.array_equal(heard, sound) and np.abs(doubled - 2 * sound).max() < 1e-6
+
+
+def test_an_hour_needs_no_more_memory_than_a_minute() -> None:
+    import tracemalloc
+
+    def network(piece: np.ndarray):
+        yield piece
+
+    block, count, heard = np.zeros((2, 1 << 18), np.float32), 605, 0
+    tracemalloc.start()
+    try:
+        for pair in overlap_add((block for _ in range(count)), count << 18, Pieces(343_980), network):
+            heard += pair[1].shape[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert heard == count << 18 and peak < 64 << 20, "the hour itself has 1.3 GB"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rvc_spark.audio import Audio, EncodeOptions, StreamResampler, open_audio, open_writer
+from rvc_spark.audio import Audio, AudioReader, EncodeOptions, StreamResampler, open_audio, open_writer
 from rvc_spark.audio_source import Source, open_source
 from rvc_spark.conversion import SoundSource
 from rvc_spark.covers.artefacts import Draft
@@ -43,7 +43,8 @@ class SongSource:
             for start in range(0, self.sound.frames, BLOCK_FRAMES):
                 yield samples[:, start : start + BLOCK_FRAMES], self.sound.rate, self.sound.frames
             return
-        with open_audio(self.sound.stream) as reader:
+        self.sound.stream.seek(0)
+        with AudioReader(replace(self.sound, owned=False)) as reader:  # the very bytes that were identified
             for block in reader.blocks(BLOCK_FRAMES):
                 yield block, reader.rate, reader.frames or reader.expected_frames
 
