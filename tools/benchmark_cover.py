@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,17 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def watched(work: Callable[[], Any]) -> tuple[Any, float, int]:
-    """What `work` returns, the seconds it took, and the most memory that was held meanwhile."""
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock and of processor time (all threads), and the most memory held meanwhile, in bytes."""
+
+    seconds: float
+    processor: float
+    most: int
+
+
+def watched(work: Callable[[], Any]) -> tuple[Any, Cost]:
+    """What `work` returns and what it cost. On a machine with other work only the processor time means anything."""
     most, over = [resident()], threading.Event()
 
     def look() -> None:
@@ -59,14 +69,14 @@ def watched(work: Callable[[], Any]) -> tuple[Any, float, int]:
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     try:
         result = work()
     finally:
-        seconds = time.perf_counter() - began
+        seconds, processor = time.perf_counter() - began, time.process_time() - used
         over.set()
         watcher.join()
-    return result, seconds, most[0]
+    return result, Cost(seconds, processor, most[0])
 
 
 def repeated(sound: Audio, seconds: float, path: Path) -> Path:
@@ -98,28 +108,28 @@ def main(arguments: list[str] | None = None) -> int:
         drain(maker.steps(given, short))
         loaded = resident()
         plain = settings.conversion.changed(key=0.0)
-        alone, alone_seconds, alone_most = watched(lambda: vc.convert(given.vocals, plain))
+        alone, base = watched(lambda: vc.convert(given.vocals, plain))
         target = place / "cover.flac"
-        cover, seconds, most = watched(lambda: drain(maker.steps(given, settings, output=target)))
-        again, redo, _ = watched(lambda: drain(maker.steps(given, settings.changed(voice_gain=-3.0), output=target)))
+        cover, whole = watched(lambda: drain(maker.steps(given, settings, output=target)))
+        again, redo = watched(lambda: drain(maker.steps(given, settings.changed(voice_gain=-3.0), output=target)))
     made = [row.name for row in again.stages if row.state == "made"]
     figures = {
-        "minutes": options.minutes, "conversion_alone_s": round(alone_seconds, 1), "cover_s": round(seconds, 1),
-        "times_the_conversion": round(seconds / alone_seconds, 2),
-        "inside_the_cover_s": {row.name: round(row.seconds, 1) for row in cover.stages if row.state == "made"},
-        "loaded_mib": loaded // MIB, "conversion_above_mib": (alone_most - loaded) // MIB,
-        "cover_above_mib": (most - loaded) // MIB, "gain_only_s": round(redo, 2), "gain_only_made": made,
+        "minutes": options.minutes, "conversion_alone": vars(base), "cover": vars(whole), "gain_only": vars(redo),
+        "times_the_conversion": round(whole.seconds / base.seconds, 2), "gain_only_made": made,
+        "times_by_processor": round(whole.processor / base.processor, 2), "loaded": loaded,
+        "stages": {row.name: round(row.seconds, 2) for row in cover.stages if row.state == "made"},
         "lufs": round(cover.mix["lufs"], 2), "true_peak_dbtp": round(cover.mix["true_peak_dbtp"], 2),
     }  # fmt: skip
     if options.json:
         print(json.dumps(figures))
         return 0
-    print(f"{options.minutes:g} min: conversion alone {alone_seconds:.1f} s, cover {seconds:.1f} s: "
-          f"{seconds / alone_seconds:.2f} times; conversion inside it and all the rest:")  # fmt: skip
+    print(f"{options.minutes:g} min, seconds by the clock (of processor time)")
+    for name, cost in (("conversion alone", base), ("cover", whole), ("only a gain changed", redo)):
+        above = (cost.most - loaded) // MIB
+        print(f"{name:<20} {cost.seconds:7.1f} ({cost.processor:.1f}), at most {above} MiB above the loaded models")
+    print(f"cover / conversion   {whole.seconds / base.seconds:7.2f} ({whole.processor / base.processor:.2f})")
     print("\n".join(rows_as_words(cover.stages)))
-    print(f"memory: {loaded // MIB} MiB with models loaded; at most {(most - loaded) // MIB} MiB above (alone: "
-          f"{(alone_most - loaded) // MIB})")  # fmt: skip
-    print(f"a gain changed: {redo:.2f} s, made again: {', '.join(made)}")
+    print(f"made again for the gain: {', '.join(made)}; {loaded // MIB} MiB with the models loaded")
     print(f"{cover.mix['lufs']:.2f} LUFS, true peak {cover.mix['true_peak_dbtp']:.2f} dBTP; {alone.seconds:.1f} s sung")
     return 0
 
