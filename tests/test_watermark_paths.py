@@ -9,8 +9,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -259,12 +257,13 @@ def test_the_command_line(configured: VC, clip: Audio, tmp_path: Path, capsys, m
 
 
 @needs_perth
-def test_standard_output_whole_and_streamed(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "rvc_spark", "speak", TEXT, "-o", "-", "--voice", "none", "--engine", "espeak"]
+def test_standard_output_whole_and_streamed(configured: VC, capfdbinary) -> None:
+    words = ["speak", TEXT, "-o", "-", "--voice", "none", "--engine", "espeak", "--watermark", "perth"]
     for more in ([], ["--stream"]):
-        done = subprocess.run([*words, "--watermark", "perth", *more], capture_output=True, timeout=300, check=True)
-        marked(done.stdout)
-        assert b"watermark perth present" in done.stderr
+        assert main([*words, *more]) == 0
+        out, err = capfdbinary.readouterr()
+        marked(out)
+        assert b"watermark perth present" in err
 
 
 @needs_perth
