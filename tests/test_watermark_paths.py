@@ -209,6 +209,16 @@ def test_streams(configured: VC, clip: Audio, tmp_path: Path) -> None:
 
 
 @needs_perth
+def test_covers_mark_the_mix_and_no_stage(configured: VC, tmp_path: Path) -> None:
+    song = RVCConfig().demo_dir / "song"
+    given = {"vocals": song / "vocals.ogg", "accompaniment": song / "accompaniment.ogg", **QUICK}
+    cover = make_cover(output=tmp_path / "cover.m4a", **given)
+    marked(cover.path)
+    assert cover.mix["true_peak_dbtp"] <= -1.0 and abs(cover.mix["lufs"] + 14) <= 0.5, "with the mark in it"
+    assert cover.stems and not any(verify_watermark(stem).present for stem in cover.stems.values())
+
+
+@needs_perth
 def test_the_studio(configured: VC, clip: Audio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rvc_spark.widgets.studio_takes.pair_picture", lambda source, result: Picture(b"\x89PNG", ""))
     house = House(tmp_path)
@@ -264,16 +274,6 @@ def test_standard_output_whole_and_streamed(configured: VC, capfdbinary) -> None
         out, err = capfdbinary.readouterr()
         marked(out)
         assert b"watermark perth present" in err
-
-
-@needs_perth
-def test_covers_mark_the_mix_and_no_stage(configured: VC, tmp_path: Path) -> None:
-    song = RVCConfig().demo_dir / "song"
-    given = {"vocals": song / "vocals.ogg", "accompaniment": song / "accompaniment.ogg", **QUICK}
-    cover = make_cover(output=tmp_path / "cover.m4a", **given)
-    marked(cover.path)
-    assert cover.mix["true_peak_dbtp"] <= -1.0 and abs(cover.mix["lufs"] + 14) <= 0.5, "with the mark in it"
-    assert cover.stems and not any(verify_watermark(stem).present for stem in cover.stems.values())
 
 
 # ---- and every path fails loudly -------------------------------------------------------------------------------------
