@@ -276,7 +276,7 @@ def open_session(path: str | Path, threads: int = 0) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except RuntimeError as problem:  # every error of onnxruntime is one
+    except Exception as problem:  # onnxruntime has a class of its own for each error, in no common tree
         raise ExportError(
             f"onnxruntime refuses {Path(path).name}: {str(problem)[:300]}", "Export it again."
         ) from problem
