@@ -29,10 +29,11 @@ from rvc_spark.infer.voice_layout import CONV_KERNEL, NetConfig
 
 TILE_NUMBERS = 2**20  # numbers of one tensor of a tile: the handful in use stay in the outer cache
 TILE_STEP = 64  # rows; tiles are a multiple of it, for kernels are made per length
-# Bytes of weights per output number (channels * taps * size) from which splitting a convolution pays, measured.
-SPLIT = {4: 1792, 2: 1408}
-SPLIT_ROWS = 1024  # in shorter tiles the calls cost more than the products they save
-ALIGNED = 4  # tiles begin at multiples of it, so that they can be dealt out
+# A branch whose convolutions have so many products per number (channels times taps) is dealt out to 4 phases. Measured
+# on a processor with AVX-512: below it, and in smaller tiles, passes and calls cost more than the products they save.
+SPLIT_PRODUCTS = 448
+SPLIT_WAYS = 4
+SPLIT_NUMBERS = 2**18  # of a tile
 
 
 class RowBranch:
@@ -123,7 +124,7 @@ class RowStage:
 
     @cached_property
     def _split(self) -> list[RowBranch]:
-        ways = [_ways(block, self._dtype) for block in self._blocks]
+        ways = [_ways(block) for block in self._blocks]
         pairs = zip(self._whole, ways, self._blocks, strict=True)
         return [whole if many == 1 else RowBranch(block, many, self._dtype) for whole, many, block in pairs]
 
@@ -148,7 +149,7 @@ class RowStage:
         if self._noise is not None and source is not None:
             raised = raised.addmm_(self._windows(source, start, stop), self._noise)
         raised = Dealt([as_rows(raised)], start, length)
-        first, last = first // ALIGNED * ALIGNED, -(-last // ALIGNED) * ALIGNED
+        first, last = first // SPLIT_WAYS * SPLIT_WAYS, -(-last // SPLIT_WAYS) * SPLIT_WAYS
         total = torch.empty(last - first, raised.phases[0].shape[1])
         for at, count in _tiles(last - first, self._tile):
             self._sum(raised, first + at, total[at : at + count])
@@ -162,8 +163,8 @@ class RowStage:
         return piece.unfold(0, kernel, self._stride)
 
     def _sum(self, x: Dealt, first: int, out: Tensor) -> None:
-        """Write the sum of the branches into the matrix `out`: its samples from `first` on, a multiple of ALIGNED."""
-        branches = self._split if len(out) >= SPLIT_ROWS else self._whole
+        """Write the sum of the branches into the matrix `out`: samples from `first` on, a multiple of SPLIT_WAYS."""
+        branches = self._split if out.numel() >= SPLIT_NUMBERS else self._whole
         begun = False
         for ways in sorted({branch.ways for branch in branches}):
             total = None
@@ -235,20 +236,16 @@ class RowDecoder:
         return Dealt([rows + self._cond(speaker).float()[:, :, None]], first, z.shape[2])
 
 
-def _ways(block: nn.Module, dtype: torch.dtype) -> int:
+def _ways(block: nn.Module) -> int:
     """To how many phases the sound is dealt out for a branch: 1 where that does not pay or even dilations forbid it."""
     convs = [module for module in block.modules() if isinstance(module, nn.Conv1d)]
-    weight = convs[0].weight
-    cost = weight.shape[1] * weight.shape[2] * dtype.itemsize
-    fits = all(conv.dilation[0] % 2 for conv in convs)
-    return next((ways for ways, least in SPLIT.items() if fits and cost >= least), 1)
+    pays = convs[0].in_channels * convs[0].kernel_size[0] >= SPLIT_PRODUCTS
+    return SPLIT_WAYS if pays and all(conv.dilation[0] % 2 for conv in convs) else 1
 
 
 def bent(x: Dealt, dtype: torch.dtype) -> Dealt:
     """x through the leaky ReLU, as `dtype`."""
-    if dtype == torch.float32:
-        return Dealt([F.leaky_relu(phase, SLOPE) for phase in x.phases], x.first, x.length)
-    return Dealt([F.leaky_relu_(phase.to(dtype), SLOPE) for phase in x.phases], x.first, x.length)
+    return Dealt([F.leaky_relu(phase, SLOPE).to(dtype) for phase in x.phases], x.first, x.length)
 
 
 def padded(x: Dealt, first: int, last: int) -> Tensor:

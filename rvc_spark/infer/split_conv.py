@@ -89,7 +89,7 @@ class SplitConv:
         count = other[0].shape[3]
         if self._ways == 1 and x[0].dtype == torch.float32:
             return [self._tree.conv.plus(cut(x[0], 0, self.needs(count)), other[0])]
-        return [torch.add(more, rows) for more, rows in zip(other, self(x, count), strict=True)]
+        return [rows.float().add_(more) for more, rows in zip(other, self(x, count), strict=True)]
 
     def _orders(self, x: list[Tensor]) -> list[Tensor]:
         """The phases in the order of the dilation: X_m[i] = x[P i + m d]."""

@@ -20,6 +20,7 @@ from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceCheckpoint, VoiceInfo
 from rvc_spark.infer.decode_blocks import BlockDecoder
 from rvc_spark.infer.decoder import Decoder, Margin, receptive_field
+from rvc_spark.infer.half_products import halve_products
 from rvc_spark.infer.layers import Flow, PriorEncoder
 from rvc_spark.infer.source import Excitation, Noise, WindowNoise, frame_phase, spread_phase
 from rvc_spark.infer.stretch import stretched_span
@@ -88,7 +89,7 @@ def load_synthesizer(
 ) -> Synthesizer:
     """Build the network of a voice, weight norm folded in float32, then moved to `device` and `dtype`.
 
-    On a CPU bfloat16 is for the vocoder, which is nearly all of the work; what leads to it stays float32.
+    On a CPU bfloat16 is for products only, see `row_decoder` and `half_products`.
 
     Raises:
         VoiceFileError: weights that cannot be folded, or that do not fit into `dtype`.
@@ -108,6 +109,9 @@ def load_synthesizer(
     wide = torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
     network.load_state_dict({name: _narrowed(name, weight, wide) for name, weight in weights.items()}, assign=True)
     network = network.to(device).eval().requires_grad_(False)
+    if wide != dtype:
+        for part in (network.enc_p, network.flow):
+            halve_products(part, dtype)
     return Synthesizer(checkpoint.info, checkpoint.net, network, dtype)
 
 
