@@ -251,7 +251,9 @@ def command_doctor(arguments: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from rvc_spark.cli_assets import add_assets
+    from rvc_spark.cli_benchmark import add_benchmark
     from rvc_spark.cli_cover import add_cover
+    from rvc_spark.cli_export import add_export
     from rvc_spark.cli_profiles import add_enrolment, add_profiles
     from rvc_spark.cli_triton import add_triton
     from rvc_spark.cli_watermark import add_watermark_commands
@@ -300,6 +302,8 @@ def parser() -> argparse.ArgumentParser:
     add_cover(commands)
     add_assets(commands)
     add_profiles(commands)
+    add_benchmark(commands)
+    add_export(commands)
     add_triton(commands)
     add_watermark_commands(commands)
     return top

@@ -202,3 +202,15 @@ class ConsentError(ProfileError):
     """A voice may not be enrolled: nobody's consent is told, it is incomplete, or it is another person's."""
 
     exit_code = 16
+
+
+class BenchmarkError(RvcSparkError):
+    """A measurement cannot be made: a process died, a checkout is not the reference, two reports do not compare."""
+
+    exit_code = 17
+
+
+class ExportError(RvcSparkError):
+    """A network cannot be written in another format, or the written one does not give the same numbers."""
+
+    exit_code = 18

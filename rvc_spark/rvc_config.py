@@ -72,7 +72,10 @@ class RVCConfig(BaseSettings):
     hubert: Path | None = None  # content encoder: a folder, or a fairseq .pt
     temp: Path | None = None  # scratch and the demo's output
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto is fp32: the exact one
+    precision: Literal["auto", "exact", "fast", "fp32", "fp16", "bf16"] = "auto"  # see `precision_choice`
+    voice_memory: int = Field(  # MiB of voices and indexes kept ready for a switch back; a usual voice takes 110
+        default=512, ge=0, le=1 << 20
+    )
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published
     profiles: Path | None = None  # enrolled voices; private to their owner
     demucs: Path | None = None  # folder of a separation model: htdemucs.yaml and what it names
@@ -196,10 +199,20 @@ class RVCConfig(BaseSettings):
         return Choice(self.device, "as set")
 
     def precision_choice(self) -> Choice:
-        """fp32, fp16 or bf16, with the reason."""
-        if self.precision == "auto":
-            return Choice("fp32", "exact")
-        if self.precision != "fp32" and not self.device_choice().value.startswith("cuda"):
+        """fp32, fp16 or bf16, with the reason.
+
+        `exact` is fp32, which gives the same sound on every machine and is what `auto` means; `fast` is the half
+        precision that the device multiplies at full speed, or fp32 where it has none; or the type itself.
+        """
+        if self.precision in ("auto", "exact"):
+            return Choice("fp32", "exact" if self.precision == "auto" else "exact, as set")
+        device = self.device_choice().value
+        half, why = _half_precision(device)
+        if self.precision == "fast":
+            return Choice(half, f"fast, as set: {why}") if half else Choice("fp32", f"exact: not faster here, {why}")
+        if self.precision == "bf16" and device.startswith("cpu") and half != "bf16":
+            return Choice("fp32", f"bf16 would be slower: {why}")
+        if self.precision != "fp32" and not device.startswith("cuda") and self.precision != half:
             return Choice("fp32", f"{self.precision} is for CUDA devices")
         return Choice(self.precision, "as set")
 
@@ -208,6 +221,32 @@ def subprocess_environment(**changes: str | None) -> dict[str, str]:
     """The environment for a program this package starts: its own, with `changes` (None removes a name)."""
     merged: dict[str, str | None] = {**os.environ, **changes}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 at full speed; others imitate it, slowly."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.startswith("cpu"):
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())
+    return False
+
+
+def _half_precision(device: str) -> tuple[str, str]:
+    """The half precision in which conversion is fast on a device, "" where there is none, and why."""
+    import torch
+
+    if device.startswith("cpu"):
+        half = "bf16" if has_bf16(device) else ""
+        return half, f"this processor has {'' if half else 'no '}bfloat16 products"
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        quick = torch.cuda.get_device_capability(device) >= (7, 0) and "GTX 16" not in name
+        return ("fp16", f"{name} has tensor cores") if quick else ("", f"{name} has no tensor cores")
+    return "", f"half precision was never measured on {device}"
 
 
 def _best_device() -> Choice:

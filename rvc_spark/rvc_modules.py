@@ -29,6 +29,7 @@ from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
 from rvc_spark.infer.content import ContentEncoder, load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
 from rvc_spark.infer.index_find import find_index
+from rvc_spark.infer.lazy_encoder import LazyEncoder
 from rvc_spark.infer.live import LiveConversion
 from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.pipeline import Engines, Progress, Rendering, drain
@@ -38,6 +39,7 @@ from rvc_spark.infer.segments import Cutting
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.infer.synthesizer import Synthesizer, load_synthesizer
 from rvc_spark.infer.voice_files import VoiceCard, VoiceListing, find_voice, list_voices, read_card
+from rvc_spark.loaded_voices import LoadedVoices
 from rvc_spark.rvc_config import Choice, RVCConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -69,9 +71,10 @@ class VC:
         self.precision = self.config.precision_choice()
         self.voice: LoadedVoice | None = None
         self._synthesizer: Synthesizer | None = None
-        self._encoder: tuple[Path, ContentEncoder] | None = None
+        self._encoder: tuple[Path, LazyEncoder] | None = None
         self._trackers: dict[tuple[str, int], PitchTracker] = {}
         self._index_asked: str | Path | None = "auto"
+        self._kept = LoadedVoices(self.config.voice_memory << 20)
         self._lock = threading.RLock()
 
     @property
@@ -106,6 +109,9 @@ class VC:
     def load(self, voice: str | Path, *, index: str | Path | None = "auto") -> LoadedVoice:
         """Make a voice ready: a name of `voices()` or a path. A refused file leaves the loaded voice as it was.
 
+        The voices used last stay in memory (`voice_memory` of the configuration), so going back to one reads nothing.
+        Content encoder and pitch network are checked here, and read when the first sound is converted.
+
         Args:
             index: "auto" finds the one that belongs to the voice, None uses none, else a path.
 
@@ -113,19 +119,19 @@ class VC:
         """
         path = Path(voice) if isinstance(voice, Path) else find_voice(voice, self.folders)
         with self._lock:
-            checkpoint = read_checkpoint(path)
+            synthesizer = self._synthesizer_for(path)
             card = read_card(path)
-            info = checkpoint.info
+            info = synthesizer.info
             encoder = self._encoder_for(path, info)
             choice = self._chosen_index(path, info, index)
-            loaded_index = read_index(Path(choice.value)) if choice.value else None
+            loaded_index = self._index_for(Path(choice.value)) if choice.value else None
             if loaded_index is not None and loaded_index.dim != info.content_dim:
                 raise VoiceFileError(
                     f"index {loaded_index.path.name} has {loaded_index.dim} dimensions, voice {path.name} "
                     f"({info.version}) works with {info.content_dim}",
                     "Choose the index trained with this voice, or index=None.",
                 )
-            self._synthesizer = load_synthesizer(checkpoint, self.device.value, DTYPES[self.precision.value])
+            self._synthesizer = synthesizer
             self._encoder = encoder
             self._index_asked = index
             self.voice = LoadedVoice(card.name or path.stem, path, info, card, loaded_index, choice)
@@ -141,6 +147,7 @@ class VC:
 
         Returns whether there was anything to free. Conversions that run keep what they hold until they end.
         """
+        self._kept.clear()
         with self._lock:
             was_loaded = self.loaded
             self._synthesizer, self._encoder, self._trackers = None, None, {}
@@ -155,14 +162,26 @@ class VC:
         """The content encoder of the loaded voice. Raises VoiceFileError when no voice was ever loaded."""
         if self._encoder is None:
             raise VoiceFileError("no voice is loaded", "Call load_model('demo') or VC.load(NAME) first.")
-        return self._encoder[1]
+        return self._encoder[1].get()
 
     def sibling(self) -> VC:
-        """A VC for a second voice at the same time: it shares configuration, content encoder and pitch trackers."""
+        """A VC for a second voice at the same time: it shares configuration, encoder, trackers and what is kept."""
         other = VC(self.config)
+        other._kept = self._kept
         with self._lock:
             other._encoder, other._trackers = self._encoder, self._trackers
         return other
+
+    def _synthesizer_for(self, path: Path) -> Synthesizer:
+        device, precision = self.device.value, self.precision.value
+
+        def make() -> Synthesizer:
+            return load_synthesizer(read_checkpoint(path), device, DTYPES[precision])
+
+        return self._kept.get(path, (device, precision), make, _network_bytes)
+
+    def _index_for(self, path: Path) -> RetrievalIndex:
+        return self._kept.get(path, "index", lambda: read_index(path), _index_bytes)
 
     def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
         if index is None:
@@ -171,12 +190,13 @@ class VC:
             return self.index_choice(voice, info)
         return Choice(str(index), "as set")
 
-    def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, ContentEncoder]:
+    def _encoder_for(self, voice: Path, info: VoiceInfo) -> tuple[Path, LazyEncoder]:
         path = self.encoder_path(voice)
         if self._encoder is not None and self._encoder[0] == path:
             encoder = self._encoder[1]
         else:
-            encoder = load_content_encoder(path, self.device.value, DTYPES[self.precision.value])
+            device, dtype = self.device.value, DTYPES[self.precision.value]
+            encoder = LazyEncoder(path, lambda: load_content_encoder(path, device, dtype))
         width = encoder.dims.get(info.version)
         if width != info.content_dim:
             raise EncoderFileError(
@@ -228,7 +248,11 @@ class VC:
             if settings.index_rate == 0
             else Choice(Path(voice.index_choice.value).name or "none", voice.index_choice.reason),
         }
-        return voice, Engines(encoder[1], synthesizer, tracker, index, voice.card.pitch), choices
+        return voice, Engines(encoder[1].get(), synthesizer, tracker, index, voice.card.pitch), choices
+
+    def engines(self, settings: ConversionSettings | None = None) -> Engines:
+        """The loaded networks as the pipeline takes them. Raises VoiceFileError, ConfigError, PitchError."""
+        return self._engines(settings or ConversionSettings())[1]
 
     def convert_steps(
         self,
@@ -329,3 +353,11 @@ class VC:
         settings = (settings or ConversionSettings()).changed(**changes)
         _, engines, choices = self._engines(settings)
         return LiveConversion(pieces, engines, settings, live, choices)
+
+
+def _network_bytes(synthesizer: Synthesizer) -> int:
+    return sum(weight.nbytes for weight in synthesizer.network.state_dict().values())
+
+
+def _index_bytes(index: RetrievalIndex) -> int:
+    return index.content.vectors.nbytes

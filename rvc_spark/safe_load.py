@@ -99,7 +99,9 @@ class TensorFile:
             self.refuse(f"it is damaged ({shown(problem, 120)})", "Download the file again.")
 
 
-def read_tensors(path: str | Path, *, max_bytes: int, what: str, error: type[ModelFileError]) -> Any:
+def read_tensors(
+    path: str | Path, *, max_bytes: int, what: str, error: type[ModelFileError], mapped: bool = False
+) -> Any:
     """The whole content of a torch or safetensors file: containers, text, numbers and CPU tensors.
 
     Args:
@@ -107,18 +109,20 @@ def read_tensors(path: str | Path, *, max_bytes: int, what: str, error: type[Mod
         max_bytes: files above this are refused unread.
         what: the thing expected, for messages ("voice", "pitch model").
         error: the leaf of the error tree to raise.
+        mapped: leave the numbers in the file, where the system and the container allow it, to be read when they are
+            used. For files that are replaced and never rewritten in place, which would change the tensors.
 
     Raises:
         error: missing, not a regular file, too large, another kind of file, damaged, or more than data.
         MissingPackageError: torch is too old to be trusted with a stranger's file.
     """
-    with open_tensors(path, max_bytes=max_bytes, what=what, error=error) as file:
+    with open_tensors(path, max_bytes=max_bytes, what=what, error=error, mapped=mapped) as file:
         return file.load()
 
 
 @contextmanager
 def open_tensors(
-    path: str | Path, *, max_bytes: int, what: str, error: type[ModelFileError]
+    path: str | Path, *, max_bytes: int, what: str, error: type[ModelFileError], mapped: bool = False
 ) -> Iterator[TensorFile]:
     """Open and judge a file without reading its numbers; arguments and errors as `read_tensors`."""
     require_safe_torch()
@@ -132,7 +136,7 @@ def open_tensors(
         handle.seek(0)
         head = handle.read(HEAD_BYTES)
         try:
-            outline, load = _judge(handle, head, size, refuse)
+            outline, load = _judge(handle, head, size, refuse, mapped)
             metadata = read_safetensors_metadata(handle) if looks_like_safetensors(head, size) else {}
         except PickleRefusal as refusal:
             refuse(str(refusal), "Use a file from a source you trust, saved by torch as plain tensors.")
@@ -169,23 +173,27 @@ def _open_regular(path: str | Path, max_bytes: int, refuse: Callable[[str, str],
 
 
 def _judge(
-    handle: BinaryIO, head: bytes, size: int, refuse: Callable[[str, str], NoReturn]
+    handle: BinaryIO, head: bytes, size: int, refuse: Callable[[str, str], NoReturn], mapped: bool
 ) -> tuple[Any, Callable[[Collection[str] | None], Any]]:
     if head.startswith(b"PK\x03\x04"):
         archive = _TorchZip(handle, size, refuse)
-        return archive.outline, lambda only: archive.load()
+        return archive.outline, lambda only: archive.load(mapped)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return _judge_stream(handle, size)
     if looks_like_safetensors(head, size):
         outline = read_safetensors_outline(handle, size)
-        return outline, lambda only: read_safetensors_tensors(handle, size, only)
+        return outline, lambda only: read_safetensors_tensors(handle, size, only, mapped=mapped)
     kind = other_kind(head)
     if kind is not None:
         refuse(f"it is {kind[0]}", kind[1])
     refuse(f"it starts with {head[:8].hex(' ')}, which neither torch nor safetensors writes", "Check the file.")
 
 
-def _torch_load(handle: BinaryIO) -> Any:
+def _torch_load(handle: BinaryIO, mapped: bool = False) -> Any:
+    # torch maps files by their names only. This name stands for the open, judged file whatever happens to its path.
+    opened = Path(f"/proc/self/fd/{handle.fileno()}")
+    if mapped and opened.exists():
+        return _plain(torch.load(str(opened), map_location="cpu", weights_only=True, mmap=True))
     handle.seek(0)
     return _plain(torch.load(handle, map_location="cpu", weights_only=True))
 
@@ -255,13 +263,13 @@ class _TorchZip:
             if entry.file_size != storage.bytes:
                 raise PickleRefusal(f"its data entry {key} has {entry.file_size:,} bytes instead of {storage.bytes:,}")
 
-    def load(self) -> Any:
+    def load(self, mapped: bool) -> Any:
         """torch never compares the archive's checksums, so a flipped bit would become a wrong weight; do it here."""
         for entry in self._entries.values():
             with self._zip.open(entry) as content:
                 while content.read(CHUNK):
                     pass
-        return _torch_load(self._handle)
+        return _torch_load(self._handle, mapped)
 
 
 _END = struct.Struct("<4s4H2LH")

@@ -7,6 +7,7 @@ what the tensors mean.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Collection
 from typing import Any, BinaryIO
 
@@ -51,16 +52,25 @@ def read_safetensors_metadata(handle: BinaryIO) -> dict[str, str]:
 
 
 def read_safetensors_tensors(
-    handle: BinaryIO, size: int, only: Collection[str] | None = None
+    handle: BinaryIO, size: int, only: Collection[str] | None = None, *, mapped: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Name -> CPU tensor in the type of the file; with `only`, of those names. Raises PickleRefusal for its header."""
+    """Name -> CPU tensor in the type of the file; with `only`, of those names. Raises PickleRefusal for its header.
+
+    mapped: the numbers stay in the file and are read when they are used. Writing to such a tensor changes no file.
+    """
     entries, start = _entries(handle, size)
+    whole = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else None
     tensors = {}
     for name, (note, first, last) in entries.items():
         if only is not None and name not in only:
             continue
         if first == last:
             tensors[name] = torch.empty(note.shape, dtype=note.dtype)
+            continue
+        if whole is not None and (start + first) % note.dtype.itemsize == 0:
+            count = (last - first) // note.dtype.itemsize
+            run = torch.frombuffer(whole, dtype=note.dtype, count=count, offset=start + first)
+            tensors[name] = run.reshape(note.shape)
             continue
         handle.seek(start + first)
         tensors[name] = torch.frombuffer(bytearray(handle.read(last - first)), dtype=note.dtype).reshape(note.shape)

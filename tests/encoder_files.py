@@ -15,44 +15,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+from rvc_spark.infer import random_encoders
+from rvc_spark.infer.random_encoders import EncoderRecipe, encoder_config
+
 CHANNELS, HIDDEN, HEADS, INNER, LAYERS, PROJECTION = 8, 24, 12, 40, 10, 6
 POSITION, GROUPS = 16, 4
+RECIPE = EncoderRecipe(CHANNELS, HIDDEN, HEADS, INNER, LAYERS, PROJECTION, POSITION, GROUPS)
 
 
 def fairseq_weights(seed: int = 3) -> dict[str, torch.Tensor]:
     """Random float16-exact weights under fairseq's names."""
-    shapes: dict[str, tuple[int, ...]] = {"mask_emb": (HIDDEN,), "label_embs_concat": (20, PROJECTION)}
-    for i, kernel in enumerate(KERNELS):
-        shapes[f"feature_extractor.conv_layers.{i}.0.weight"] = (CHANNELS, CHANNELS if i else 1, kernel)
-    shapes |= _affine("feature_extractor.conv_layers.0.2", (CHANNELS,)) | _affine("layer_norm", (CHANNELS,))
-    shapes |= _affine("post_extract_proj", (HIDDEN, CHANNELS)) | _affine("encoder.layer_norm", (HIDDEN,))
-    shapes |= {
-        "encoder.pos_conv.0.bias": (HIDDEN,),
-        "encoder.pos_conv.0.weight_g": (1, 1, POSITION),
-        "encoder.pos_conv.0.weight_v": (HIDDEN, HIDDEN // GROUPS, POSITION),
-    }
-    for layer in range(LAYERS):
-        start = f"encoder.layers.{layer}."
-        for part in ("k", "v", "q", "out"):
-            shapes |= _affine(f"{start}self_attn.{part}_proj", (HIDDEN, HIDDEN))
-        shapes |= _affine(start + "self_attn_layer_norm", (HIDDEN,)) | _affine(start + "fc1", (INNER, HIDDEN))
-        shapes |= _affine(start + "fc2", (HIDDEN, INNER)) | _affine(start + "final_layer_norm", (HIDDEN,))
-    shapes |= _affine("final_proj", (PROJECTION, HIDDEN))
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, shape in shapes.items():
-        # matrices keep the level of what goes through them, and attention adds little of its average over time:
-        # otherwise ten layers make all frames alike, and no test would hear the sound in them
-        gain = 0.5 if any(part in name for part in ("v_proj", "out_proj", "fc2")) else 1.6
-        spread = 0.1 if len(shape) == 1 else gain / (shape[1] * (shape[2] if len(shape) == 3 else 1)) ** 0.5
-        centre = 1.0 if "norm.weight" in name or name.endswith((".2.weight", "weight_g")) else 0.0
-        weights[name] = (torch.randn(shape, generator=generator) * spread + centre).half().float()
-    return weights
-
-
-def _affine(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return random_encoders.fairseq_weights(RECIPE, seed)
 
 
 def write_fairseq(path: Path, model: dict[str, Any] | None = None, **torch_options: Any) -> Path:
@@ -67,18 +40,7 @@ def write_fairseq(path: Path, model: dict[str, Any] | None = None, **torch_optio
 
 def config(**changes: Any) -> dict[str, Any]:
     """config.json of the small encoder, with changes."""
-    return {
-        "model_type": "hubert",
-        "conv_dim": [CHANNELS] * len(KERNELS),
-        "conv_kernel": list(KERNELS),
-        "conv_stride": list(STRIDES),
-        "hidden_size": HIDDEN,
-        "num_attention_heads": HEADS,
-        "intermediate_size": INNER,
-        "num_hidden_layers": LAYERS,
-        "num_conv_pos_embeddings": POSITION,
-        "num_conv_pos_embedding_groups": GROUPS,
-    } | changes
+    return encoder_config(RECIPE) | changes
 
 
 def write_folder(folder: Path, weights: dict[str, torch.Tensor], *, binary: bool = False, **changes: Any) -> Path:

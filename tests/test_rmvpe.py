@@ -12,6 +12,7 @@ import torch
 from rvc_spark.errors import AudioError, PitchError, PitchModelError
 from rvc_spark.infer import rmvpe
 from rvc_spark.infer.mel import hz_to_mel, mel_filters, mel_to_hz
+from rvc_spark.infer.random_encoders import rmvpe_weights
 from rvc_spark.infer.rmvpe import decode_salience, load_rmvpe
 from rvc_spark.infer.rmvpe_net import RMVPENetwork, RMVPESizes, sizes_of
 
@@ -36,20 +37,9 @@ def tiny(tmp_path_factory):
     return load_rmvpe(path)
 
 
-def small_weights(seed: int = 5) -> dict[str, torch.Tensor]:
-    """Random weights of a network of a few kilobytes, lively enough that frames differ."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, tensor in RMVPENetwork(SMALL).state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            weights[name] = tensor
-        elif name.endswith("running_var"):
-            weights[name] = 1 + torch.rand(tensor.shape, generator=generator)
-        else:
-            fan = max(tensor.numel() // max(len(tensor), 1), 1)
-            spread = 0.2 if "gru" in name else 1.5  # a saturated GRU would hold its first state for ever
-            weights[name] = torch.randn(tensor.shape, generator=generator) * (spread / fan**0.5)
-    return weights
+def small_weights() -> dict[str, torch.Tensor]:
+    """Random weights of a network of a few kilobytes."""
+    return rmvpe_weights(SMALL)
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import pickle
 from dataclasses import fields
 
 import pytest
+import torch
 
+from rvc_spark import rvc_config
 from rvc_spark.errors import ConfigError, RvcSparkError
 from rvc_spark.infer.settings import ConversionSettings
-from rvc_spark.rvc_config import RVCConfig
+from rvc_spark.rvc_config import Choice, RVCConfig
 
 
 @pytest.mark.parametrize(
@@ -103,10 +105,30 @@ def test_a_device_that_is_not_there_is_refused():
         RVCConfig(device="no_such_device").device_choice()
 
 
-def test_half_precision_is_for_cuda_and_says_so():
-    choice = RVCConfig(device="cpu", precision="fp16").precision_choice()
-    assert choice.value == "fp32"
-    assert "fp16" in choice.reason
+def test_precision_is_exact_unless_asked_and_says_why(monkeypatch):
+    def chosen(precision: str) -> tuple[str, str]:
+        choice = RVCConfig(device="cpu", precision=precision).precision_choice()
+        return choice.value, choice.reason
+
+    assert chosen("auto") == ("fp32", "exact") and chosen("exact") == ("fp32", "exact, as set")
+    for has, half in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(rvc_config, "has_bf16", lambda device, has=has: has)
+        assert chosen("fast")[0] == chosen("bf16")[0] == half
+        assert "bfloat16" in chosen("fast")[1] and ("bfloat16" in chosen("bf16")[1]) == (not has)
+        assert chosen("fp16")[0] == "fp32" and "fp16 is for CUDA" in chosen("fp16")[1]
+        assert chosen("fp32") == ("fp32", "as set")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "half"), [("Tesla T4", (7, 5), "fp16"), ("GTX 1660", (7, 5), "fp32"), ("P4", (6, 1), "fp32")]
+)
+def test_fast_on_a_gpu_is_what_its_tensor_cores_take(name, capability, half, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(RVCConfig, "device_choice", lambda self: Choice("cuda", name))
+    choice = RVCConfig(precision="fast").precision_choice()
+    assert choice.value == half and name in choice.reason
+    assert RVCConfig(precision="bf16").precision_choice() == Choice("bf16", "as set")
 
 
 def test_secrets_are_not_shown(monkeypatch):

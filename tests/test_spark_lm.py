@@ -267,11 +267,12 @@ def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path) -> None:
 
 
 def test_precision(folder, monkeypatch) -> None:
-    monkeypatch.setattr(spark_lm, "_has_bf16", lambda device: True)
+    monkeypatch.setattr(spark_lm, "has_bf16", lambda device: True)
     assert lm_precision("fp16", "cuda").value == lm_precision("auto", "cpu").value == "bf16"
-    assert lm_precision("fp32", "cuda").value == "fp32"
-    monkeypatch.setattr(spark_lm, "_has_bf16", lambda device: False)
-    for asked in ("auto", "fp16", "bf16", "fp32"):
+    assert lm_precision("fp32", "cuda").value == lm_precision("exact", "cuda").value == "fp32"
+    assert lm_precision("fast", "cuda").value == "bf16"
+    monkeypatch.setattr(spark_lm, "has_bf16", lambda device: False)
+    for asked in ("auto", "exact", "fast", "fp16", "bf16", "fp32"):
         choice = lm_precision(asked, "cpu")
         assert choice.value == "fp32" and choice.reason and lm_dtype(choice) == torch.float32
     with pytest.raises(ConfigError):

@@ -32,7 +32,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"rvc_init", "covers", "processing"}, False),
     ({"jobs"}, True),
     ({"widgets", "serve", "doctor"}, True),
-    ({"demo"}, True),  # shows what the surfaces show, in one go; only the command line calls it
+    ({"demo", "benchmark"}, True),  # show what the surfaces show, in one go; only the command line calls them
     ({"cli"}, True),
 ]
 FAMILIES = {  # files that are the inside of a unit whose door is one file
@@ -41,8 +41,9 @@ FAMILIES = {  # files that are the inside of a unit whose door is one file
     "safe_load": ("safetensors_file", "tensor_outline", "inert_pickle", "file_kinds", "installed_packages"),
     "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
-    "rvc_modules": ("conversion",),
+    "rvc_modules": ("conversion", "loaded_voices"),
     "rvc_init": ("profile_verbs",),
+    "benchmark": ("benchmark_",),
     "cli": ("cli_", "__main__"),
 }
 TEXT_ONLY = {"utils", "pieces", "abbreviations"}  # of `processing`: pure text, which engines need below them
@@ -68,7 +69,6 @@ HOMES = {  # package -> the only places that may import it
     "grpc": ("triton_",),
     "tokenizers": ("tts/spark_tokens",),
     "demucs": ("covers/separation",),
-    "onnxruntime": ("covers/mdx_net",),
     "fastapi": ("serve/",),
     "uvicorn": ("serve/",),
     "ray": ("jobs/",),
@@ -83,10 +83,13 @@ HOMES = {  # package -> the only places that may import it
     "perth": (),  # nobody: its weights are read as a file, see perth_weights
     "silero_vad": (),  # nobody either, see profiles/bundled_weights
     "resemblyzer": (),
+    "onnx": ("infer/onnx_export",),
+    "onnxscript": ("infer/onnx_export",),
+    "onnxruntime": ("covers/mdx_net", "infer/onnx_export"),
 }
 OPTIONAL = {
     "torchcrepe", "torchfcpe", "pyworld", "gdown", "papermill", "nbclient", "tritonclient", "grpc", "demucs", "ray",
-    "onnxruntime",
+    "onnx", "onnxscript", "onnxruntime",
 }  # fmt: skip
 OF_THE_HOST = {  # of a dependency, mended, of Triton's process, of a dependency, of Colab
     "pydantic", "torchaudio", "triton_python_backend_utils", "traitlets", "google",

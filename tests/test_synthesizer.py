@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from voice_maker import UPSAMPLING, VoiceRecipe, content_for, make_voice
 
 from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
-from rvc_spark.infer import layers, synthesizer
+from rvc_spark.infer import decode_blocks, layers
 from rvc_spark.infer.decoder import Margin, receptive_field
 from rvc_spark.infer.source import (
     Excitation,
@@ -143,7 +143,7 @@ def test_the_decoder_works_in_blocks_without_a_trace(monkeypatch):
     voice, inputs = loaded(recipe), content_for(recipe, 80)
     noise = drawn_noise(voice, 80)
     one = window(voice, inputs, noise, (5, 75))
-    monkeypatch.setattr(synthesizer, "DECODER_FRAMES", 9)
+    monkeypatch.setattr(decode_blocks, "DECODER_FRAMES", 9)
     torch.testing.assert_close(window(voice, inputs, noise, (5, 75)), one, atol=WINDOW, rtol=0)
 
 

@@ -1,5 +1,8 @@
 """The figures in the README, measured: one subject per call, everything side by side in one run.
 
+    python tools/benchmark.py convert                    conversion at full size; the same as `rvc-spark benchmark`
+    python tools/benchmark.py convert --against DIR      beside a checkout of the published RVC program, by turns
+    python tools/benchmark.py compare OLD.json NEW.json  two reports of `convert`: ends with 1 if anything got worse
     python tools/benchmark.py spark                      a full-size checkpoint with random weights, made on the spot
     python tools/benchmark.py spark --checkpoint FOLDER  a real one
     python tools/benchmark.py stream                     text to converted sound: how soon, and whether it keeps up
@@ -16,7 +19,9 @@ import argparse
 import sys
 from importlib import import_module
 
-SUBJECTS = {name: f"benchmark_{name}" for name in ("spark", "stream", "triton", "live", "cover")}
+SUBJECTS = {
+    name: f"benchmark_{name}" for name in ("convert", "compare", "cover", "spark", "stream", "triton", "live")
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

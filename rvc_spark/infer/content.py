@@ -24,6 +24,8 @@ from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
 from rvc_spark.infer.encoder_sizes import HOP, SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
 from rvc_spark.infer.encoder_weights import build_encoder, read_folder_weights
 from rvc_spark.infer.fairseq import read_fairseq_checkpoint
+from rvc_spark.infer.half_products import halve_products
+from rvc_spark.rvc_config import has_bf16
 from rvc_spark.safe_load import shown
 
 MAX_SECONDS = 1800  # attention grows with the square of the length; the pipeline cuts long before this
@@ -174,8 +176,8 @@ class ContentEncoder:
         """Convolution features [1, F, C] of a waveform [1, N], in chunks when it is long.
 
         All convolutions are local, so chunks are exact; only the group norm behind the first one looks at all of time.
-        Per channel it is y = (x - mean) / sqrt(var + eps) * w + b, which a first pass measures and a second one
-        folds into the convolution: y = conv(wave, W * s) + (b - mean * s) with s = w / sqrt(var + eps).
+        Per channel it is y = (x - mean) / sqrt(var + eps) * w + b, which is folded into the convolution:
+        y = conv(wave, W * s) + (b - mean * s) with s = w / sqrt(var + eps).
         """
         layers = self._model.feature_extractor.conv_layers
         frames = (wave.shape[1] - WINDOW) // HOP + 1
@@ -191,21 +193,24 @@ class ContentEncoder:
         return torch.cat(parts, dim=1)
 
     def _folded_first(self, wave: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first convolution with its group norm inside: weight and bias.
+
+        Mean and variance of x = W v over all windows v of the wave follow from the windows alone: W E[v] and
+        W E[v v^T] W^T, so no channel has to be computed for them.
+        """
         first, stride = self._model.feature_extractor.conv_layers[0], self.sizes.strides[0]
-        weight = first.conv.weight.float()
-        count, total, squares = 0, 0.0, 0.0
-        step = CHUNK_FRAMES * HOP  # a multiple of the stride, so the pieces continue one grid
-        kernel = weight.shape[2]
+        weight = first.conv.weight[:, 0].double()
+        kernel, step = weight.shape[1], CHUNK_FRAMES * HOP  # a multiple of the stride, so the pieces continue one grid
+        count, total, products = 0, weight.new_zeros(kernel), weight.new_zeros(kernel, kernel)
         for start in range(0, wave.shape[1] - kernel + 1, step):
-            piece = wave[:, None, start : start + step + kernel - stride].float()
-            x = nn.functional.conv1d(piece, weight, None, stride)[..., : step // stride].double()
-            count += x.shape[2]
-            total, squares = total + x.sum((0, 2)), squares + x.square().sum((0, 2))
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0.0)
+            windows = wave[0, start : start + step + kernel - stride].double().unfold(0, kernel, stride)
+            count += len(windows)
+            total, products = total + windows.sum(0), products + windows.T @ windows
+        mean = weight @ (total / count)
+        variance = (((weight @ (products / count)) * weight).sum(1) - mean.square()).clamp_min(0.0)
         norm = first.layer_norm
         scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
-        folded = weight.double() * scale[:, None, None]
+        folded = (weight * scale[:, None])[:, None]
         return folded.to(self._dtype), (norm.bias.double() - mean * scale).to(self._dtype)
 
 
@@ -235,7 +240,8 @@ def load_content_encoder(
     Args:
         path: a HuggingFace folder (config.json with model.safetensors or pytorch_model.bin) or a fairseq `.pt` file.
         device: torch device to run on.
-        dtype: float32 or float64; on CUDA also float16 or bfloat16.
+        dtype: float32 or float64; on CUDA also float16 or bfloat16. On a CPU that multiplies bfloat16, that is the
+            type of products only, see `half_products`.
         heads: attention heads of a fairseq file that does not state them (HuBERT-base's 12 are known).
 
     Raises:
@@ -243,7 +249,7 @@ def load_content_encoder(
         ConfigError: half precision on a device without it.
     """
     path, device = Path(path), torch.device(device)
-    halves = (torch.float16, torch.bfloat16) if device.type == "cuda" else ()
+    halves = {"cuda": (torch.float16, torch.bfloat16), "cpu": (torch.bfloat16,) * has_bf16("cpu")}.get(device.type, ())
     if dtype not in (torch.float32, torch.float64, *halves):
         raise ConfigError(f"the content encoder cannot run in {dtype} on {device}", "Use float32 there.")
     try:
@@ -260,7 +266,10 @@ def load_content_encoder(
         weights = checkpoint.weights
         sizes = sizes_of_weights(weights, checkpoint.settings, heads)
     model, projection = build_encoder(sizes, weights, shown(path.name))
+    products_only = device.type == "cpu" and dtype == torch.bfloat16
     for module in (model, projection):
         if module is not None:
-            module.to(device, dtype)
+            module.to(device, torch.float32 if products_only else dtype)
+    if products_only:
+        halve_products(model, dtype)
     return ContentEncoder(path, model, projection, sizes)

@@ -149,29 +149,35 @@ def _empty_model(sizes: EncoderSizes) -> nn.Module:
     return model
 
 
+def weight_file(folder: Path) -> Path:
+    """The file with the weights of a HuggingFace folder. Raises EncoderFileError where there is none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return folder / name
+    sharded = "; it is split into several files" if list(folder.glob("*.index.json")) else ""
+    raise EncoderFileError(
+        f"the encoder folder {shown(folder.name)} has neither model.safetensors nor pytorch_model.bin{sharded}",
+        _NEXT,
+    )
+
+
 def read_folder_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a HuggingFace folder under HubertModel's names (a wrapper's `hubert.` prefix removed).
+
+    They are mapped from the file where the system can, so they take no memory of their own and processes share them.
 
     Raises:
         EncoderFileError: no weights in the folder, or not a dictionary of tensors.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            read = read_tensors(
-                folder / name, max_bytes=MAX_WEIGHT_BYTES, what="content encoder", error=EncoderFileError
-            )
-            break
-    else:
-        sharded = "; it is split into several files" if list(folder.glob("*.index.json")) else ""
-        raise EncoderFileError(
-            f"the encoder folder {shown(folder.name)} has neither model.safetensors nor pytorch_model.bin{sharded}",
-            _NEXT,
-        )
+    path = weight_file(folder)
+    read = read_tensors(
+        path, max_bytes=MAX_WEIGHT_BYTES, what="content encoder", error=EncoderFileError, mapped=True
+    )
     if not isinstance(read, Mapping):
-        raise EncoderFileError(f"{shown(folder.name)}: {name} holds no dictionary of tensors", _NEXT)
+        raise EncoderFileError(f"{shown(folder.name)}: {path.name} holds no dictionary of tensors", _NEXT)
     weights = {}
     for key, tensor in read.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            raise EncoderFileError(f"{shown(folder.name)}: {name} holds something else than named tensors", _NEXT)
+            raise EncoderFileError(f"{shown(folder.name)}: {path.name} holds something else than named tensors", _NEXT)
         weights[key.removeprefix("hubert.")] = tensor
     return weights

@@ -1,8 +1,8 @@
 """The building blocks of the voice network up to the vocoder: attention, text encoder layers, WaveNet, couplings.
 
 Names of parameters are those of community files. Shapes are channels-first, [B, C, T], with a mask [B, 1, T] that is 1
-inside the sequence. All weights are plain: weight norm is multiplied out before they come here, and a trainer can put
-it back with torch's parametrization. Refuses to know files.
+inside the sequence, or None where all frames are inside. All weights are plain: weight norm is multiplied out before
+they come here, and a trainer can put it back with torch's parametrization. Refuses to know files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from rvc_spark.infer.voice_layout import FLOW_COUPLINGS, FLOW_KERNEL, FLOW_LAYER
 
 SLOPE = 0.1  # leaky ReLU everywhere but before the last convolution
 MASKED = -1e4  # attention score of a masked pair; fits half precision
-SCORE_NUMBERS = 8 * 1024**2  # attention scores held at once: 32 MiB of float32
+SCORE_NUMBERS = 1024**2  # attention scores held at once: 4 MiB of float32, which stay in the cache
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x [B, C, T] with zeros outside the mask [B, 1, T]."""
+    return x if mask is None else x * mask
 
 
 class ChannelNorm(nn.Module):
@@ -55,7 +60,7 @@ class RelativeAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.heads, -1)).transpose(2, 3)  # [B, heads, T, d]
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """float [B, C, T], mask [B, 1, T] -> [B, C, T]."""
         query = self._split(self.conv_q(x)) / math.sqrt(x.shape[1] // self.heads)
         key, value = self._split(self.conv_k(x)), self._split(self.conv_v(x))
@@ -65,7 +70,7 @@ class RelativeAttention(nn.Module):
         out = torch.cat(blocks, dim=2).transpose(2, 3).flatten(1, 2)
         return self.conv_o(out)
 
-    def _block(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, span: tuple[int, int]) -> Tensor:
+    def _block(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, span: tuple[int, int]) -> Tensor:
         frames = key.shape[2]
         rows = torch.arange(*span, device=key.device)
         near = rows[:, None] + torch.arange(-WINDOW, WINDOW + 1, device=key.device)  # [rows, 21], may point outside
@@ -75,8 +80,10 @@ class RelativeAttention(nn.Module):
         scores = query @ key.transpose(2, 3)
         relative = (query @ self.emb_rel_k[0].T) * inside  # outside the sequence it adds 0 to the clamped place
         scores.scatter_add_(3, place, relative)
-        pairs = mask[:, :, span[0] : span[1], None] * mask[:, :, None]
-        weights = scores.masked_fill_(pairs == 0, MASKED).softmax(dim=3)
+        if mask is not None:
+            pairs = mask[:, :, span[0] : span[1], None] * mask[:, :, None]
+            scores.masked_fill_(pairs == 0, MASKED)
+        weights = scores.softmax(dim=3)
         return weights @ value + (weights.gather(3, place) * inside) @ self.emb_rel_v[0]
 
 
@@ -89,9 +96,9 @@ class FeedForward(nn.Module):
         self.conv_1 = nn.Conv1d(channels, filters, kernel)
         self.conv_2 = nn.Conv1d(filters, channels, kernel)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = torch.relu(self.conv_1(F.pad(x * mask, self.pad)))
-        return self.conv_2(F.pad(y * mask, self.pad)) * mask
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = torch.relu(self.conv_1(F.pad(masked(x, mask), self.pad)))
+        return masked(self.conv_2(F.pad(masked(y, mask), self.pad)), mask)
 
 
 class PriorLayers(nn.Module):
@@ -106,13 +113,13 @@ class PriorLayers(nn.Module):
         self.ffn_layers = nn.ModuleList(FeedForward(hidden, net.filter_channels, net.kernel_size) for _ in layers)
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(hidden) for _ in layers)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x * mask
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = masked(x, mask)
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, ffn, norm_2 in layers:
             x = norm_1(x + attention(x, mask))
             x = norm_2(x + ffn(x, mask))
-        return x * mask
+        return masked(x, mask)
 
 
 class PriorEncoder(nn.Module):
@@ -127,16 +134,16 @@ class PriorEncoder(nn.Module):
         self.encoder = PriorLayers(net)
         self.proj = nn.Conv1d(net.hidden_channels, 2 * net.inter_channels, 1)
 
-    def hidden(self, phone: Tensor, mask: Tensor, pitch: Tensor | None) -> Tensor:
-        """phone [B, T, D], mask [B, 1, T], pitch int [B, T] or None -> [B, hidden, T]."""
+    def hidden(self, phone: Tensor, mask: Tensor | None, pitch: Tensor | None) -> Tensor:
+        """phone [B, T, D], mask [B, 1, T] or None, pitch int [B, T] or None -> [B, hidden, T]."""
         x = self.emb_phone(phone)
         if pitch is not None:
             x = x + self.emb_pitch(pitch)
         return self.encoder(F.leaky_relu(x * self.scale, SLOPE).transpose(1, 2), mask)
 
-    def project(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """[B, hidden, T] -> mean and log-scale, each [B, C, T], zero outside the mask."""
-        mean, log_scale = (self.proj(hidden) * mask).chunk(2, dim=1)
+        mean, log_scale = masked(self.proj(hidden), mask).chunk(2, dim=1)
         return mean, log_scale
 
 
@@ -154,7 +161,7 @@ class WaveNet(nn.Module):
             nn.Conv1d(hidden, 2 * hidden if layer < layers - 1 else hidden, 1) for layer in range(layers)
         )
 
-    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, speaker: Tensor) -> Tensor:
         """x [B, hidden, T], speaker [B, conditions, 1] -> sum of the skips [B, hidden, T]."""
         skips = torch.zeros_like(x)
         conditions = self.cond_layer(speaker).split(2 * self.hidden, dim=1)
@@ -162,10 +169,10 @@ class WaveNet(nn.Module):
             carrier, gate = (in_layer(x) + condition).chunk(2, dim=1)
             y = res_skip(torch.tanh(carrier) * torch.sigmoid(gate))
             if y.shape[1] > self.hidden:
-                x = (x + y[:, : self.hidden]) * mask
+                x = masked(x + y[:, : self.hidden], mask)
                 y = y[:, self.hidden :]
             skips = skips + y
-        return skips * mask
+        return masked(skips, mask)
 
 
 class Coupling(nn.Module):
@@ -178,10 +185,10 @@ class Coupling(nn.Module):
         self.enc = WaveNet(net.hidden_channels, FLOW_LAYERS, net.gin_channels)
         self.post = nn.Conv1d(net.hidden_channels, half, 1)
 
-    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, speaker: Tensor, reverse: bool) -> Tensor:
         still, moved = x.chunk(2, dim=1)
-        mean = self.post(self.enc(self.pre(still) * mask, mask, speaker)) * mask
-        moved = (moved - mean) * mask if reverse else mean + moved * mask
+        mean = masked(self.post(self.enc(masked(self.pre(still), mask), mask, speaker)), mask)
+        moved = masked(moved - mean, mask) if reverse else mean + masked(moved, mask)
         return torch.cat([still, moved], dim=1)
 
 
@@ -198,7 +205,7 @@ class Flow(nn.Module):
             Coupling(net) if number % 2 == 0 else nn.Identity() for number in range(2 * FLOW_COUPLINGS)
         )
 
-    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool = False) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, speaker: Tensor, reverse: bool = False) -> Tensor:
         """[B, C, T] -> [B, C, T]; speaker [B, gin, 1]."""
         couplings = [self.flows[2 * number] for number in range(FLOW_COUPLINGS)]
         for coupling in reversed(couplings) if reverse else couplings:

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceCheckpoint, VoiceInfo
+from rvc_spark.infer.decode_blocks import BlockDecoder
 from rvc_spark.infer.decoder import Decoder, Margin, receptive_field
+from rvc_spark.infer.half_products import halve_products
 from rvc_spark.infer.layers import Flow, PriorEncoder
 from rvc_spark.infer.source import Excitation, Noise, WindowNoise, frame_phase, spread_phase
 from rvc_spark.infer.stretch import stretched_span
@@ -27,12 +29,6 @@ from rvc_spark.infer.voice_weights import WeightProblem, folded_weights
 
 NOISE_SCALE = 0.66666  # of the latent noise; not 2/3
 HEAD_MARGIN = 24  # frames kept before `skip_head`, the reference's margin for the flow
-# Frames the decoder of a window works on at once, which bounds its memory. On a CPU, for a 40 kHz voice of full size,
-# 128 frames at a time take 0.64 of the time of 1024, margins included: the activations stay near the core.
-DECODER_FRAMES = 128
-DECODER_FRAMES_GPU = 1024
-Spans = Iterator[tuple[int, int, int]]  # of each block the first frame to decode, the first to keep, the one after
-ALIGNED_BLOCKS = 8  # from so many blocks on, the last one is decoded at full length: at most 1/8 more work
 
 
 class VoiceNetwork(nn.Module):
@@ -93,6 +89,8 @@ def load_synthesizer(
 ) -> Synthesizer:
     """Build the network of a voice, weight norm folded in float32, then moved to `device` and `dtype`.
 
+    On a CPU bfloat16 is for products only, see `row_decoder` and `half_products`.
+
     Raises:
         VoiceFileError: weights that cannot be folded, or that do not fit into `dtype`.
         ConfigError: `dtype` is not a float type, or half precision is asked of a CPU.
@@ -108,8 +106,13 @@ def load_synthesizer(
         raise VoiceFileError(f"the voice cannot be loaded: {problem}", "Use an earlier save of this voice.") from None
     with torch.device("meta"):  # no memory and no random start values for weights that are given anyway
         network = VoiceNetwork(checkpoint.net)
-    network.load_state_dict({name: _narrowed(name, weight, dtype) for name, weight in weights.items()}, assign=True)
-    return Synthesizer(checkpoint.info, checkpoint.net, network.to(device).eval().requires_grad_(False))
+    wide = torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
+    network.load_state_dict({name: _narrowed(name, weight, wide) for name, weight in weights.items()}, assign=True)
+    network = network.to(device).eval().requires_grad_(False)
+    if wide != dtype:
+        for part in (network.enc_p, network.flow):
+            halve_products(part, dtype)
+    return Synthesizer(checkpoint.info, checkpoint.net, network, dtype)
 
 
 def _narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,13 +129,15 @@ class Synthesizer:
         info: what the voice is.
         net: its network's sizes.
         network: the torch module, in eval mode, without gradients.
+        decoder: the vocoder in the form that suits the device.
         margin: frames before and after a frame that its sound depends on in the decoder.
     """
 
-    def __init__(self, info: VoiceInfo, net: NetConfig, network: VoiceNetwork) -> None:
+    def __init__(self, info: VoiceInfo, net: NetConfig, network: VoiceNetwork, dtype: torch.dtype) -> None:
         self.info = info
         self.net = net
         self.network = network
+        self.decoder = BlockDecoder(network.dec, net, dtype)
         self.margin: Margin = receptive_field(net)
 
     @property
@@ -165,13 +170,8 @@ class Synthesizer:
         phone, pitch = self._checked(phone, pitch)
         lengths = torch.as_tensor(lengths, device=self.device).reshape(-1, 1)
         mask = (torch.arange(phone.shape[1], device=self.device) < lengths)[:, None].to(self.dtype)
-        return self._prior(phone, pitch, mask, slice(head, None))
-
-    def _prior(
-        self, phone: Tensor, pitch: Tensor | None, mask: Tensor, span: slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = self.network.enc_p.hidden(phone, mask, pitch)[:, :, span]
-        mask = mask[:, :, span]
+        hidden = self.network.enc_p.hidden(phone, mask, pitch)[:, :, head:]
+        mask = mask[:, :, head:]
         mean, log_scale = self.network.enc_p.project(hidden, mask)
         return mean, log_scale, mask
 
@@ -224,7 +224,7 @@ class Synthesizer:
             if excitation is not None:
                 samples = stream.return_length2 * self.net.samples_per_frame
                 excitation = F.interpolate(excitation, size=samples, mode="linear")
-        audio = self.network.dec(latent, excitation, speaker)
+        audio = self.decoder.whole(latent, excitation, speaker)
         return InferResult(audio, mean, log_scale, mask, z_p, sung)
 
     def _drawn_excitation(self, pitchf: Tensor, noise: Noise) -> Tensor:
@@ -290,10 +290,10 @@ class Synthesizer:
         self._check_window(frames, keep, noise, count)
         plan = stretched_span(frames, keep, count, self.margin)
         flowed = slice(max(plan.first - self.network.flow.MARGIN, 0), min(plan.last + self.network.flow.MARGIN, frames))
-        mask = torch.ones(1, 1, frames, dtype=self.dtype, device=self.device)
-        mean, log_scale, mask = self._prior(phone, pitch, mask, flowed)
+        hidden = self.network.enc_p.hidden(phone, None, pitch)[:, :, flowed]
+        mean, log_scale = self.network.enc_p.project(hidden, None)
         drawn = noise.latent[:, :, flowed].to(mean)
-        z = self.network.flow(mean + torch.exp(log_scale) * drawn * NOISE_SCALE, mask, speaker, reverse=True)
+        z = self.network.flow(mean + torch.exp(log_scale) * drawn * NOISE_SCALE, None, speaker, reverse=True)
         z = z[:, :, plan.first - flowed.start : plan.last - flowed.start]
         excitation = None
         if pitchf is not None:
@@ -301,7 +301,7 @@ class Synthesizer:
             excitation = self._span_excitation(pitchf, noise, start_phase, slice(plan.first, plan.last))
             excitation = plan.stretch(excitation, self.net.samples_per_frame)
         latent, span = plan.stretch(z, 1), (plan.lead, plan.lead + count)
-        yield from self._decoded(latent, excitation, speaker, self._spans(span, options.get("first_frames")))
+        yield from self.decoder.blocks(latent, excitation, speaker, span, options.get("first_frames"))
 
     def _span_excitation(self, pitchf: Tensor, noise: WindowNoise, start_phase: float, span: slice) -> Tensor:
         source = self.network.dec.m_source
@@ -312,26 +312,6 @@ class Synthesizer:
             drawn = drawn[:, span.start * step : span.stop * step].to(pitchf)
         start = frame_phase(pitchf, source.seconds_per_frame, start_phase)[:, :-1]
         return source(Excitation(pitchf[:, span], start[:, span], phase.to(pitchf), drawn))
-
-    def _spans(self, keep: tuple[int, int], first_frames: int | None) -> Spans:
-        """The blocks that `keep` is decoded in."""
-        largest = DECODER_FRAMES if self.device.type == "cpu" else DECODER_FRAMES_GPU
-        size, at = min(first_frames or largest, largest), keep[0]
-        while at < keep[1]:
-            stop = min(at + size, keep[1])
-            # CPU kernels are compiled and kept per length. In a long stretch the last block reaches back to the full
-            # length, so an hour of parts does not fill the memory with kernels that are used once.
-            yield stop - size if keep[1] - keep[0] >= ALIGNED_BLOCKS * largest else at, at, stop
-            at, size = stop, min(3 * size // 2, largest)
-
-    def _decoded(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, spans: Spans) -> Iterator[Tensor]:
-        """Decode [1, C, T] in blocks, each with its receptive field: the kept frames' samples, float32."""
-        step = self.net.samples_per_frame
-        for begin, at, stop in spans:
-            first, last = max(begin - self.margin.before, 0), min(stop + self.margin.after, z.shape[2])
-            heard = None if excitation is None else excitation[:, :, first * step : last * step]
-            sound = self.network.dec(z[:, :, first:last], heard, speaker)
-            yield sound[0, 0, (at - first) * step : (stop - first) * step].float()
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvc_spark.errors import ConfigError, ModelFileError
-from rvc_spark.rvc_config import Choice
+from rvc_spark.rvc_config import Choice, has_bf16
 from rvc_spark.safe_load import shown
 from rvc_spark.tts.spark_lm_cache import KVCache, PromptAttention
 from rvc_spark.tts.spark_lm_config import LMConfig
@@ -213,13 +213,17 @@ def lm_precision(asked: str, device: str | torch.device) -> Choice:
     """fp32 or bf16 for the language model on a device, with the reason. fp16 never: it gives garbage there.
 
     Raises:
-        ConfigError: `asked` is none of auto, fp32, bf16, fp16.
+        ConfigError: `asked` is none of auto, exact, fast, fp32, bf16, fp16.
     """
-    if asked not in ("auto", "fp16", *_DTYPES):
-        raise ConfigError(f"the language model's precision is {asked!r}", "It must be auto, fp32, bf16 or fp16.")
+    if asked not in ("auto", "exact", "fast", "fp16", *_DTYPES):
+        raise ConfigError(
+            f"the language model's precision is {asked!r}", "It must be auto, exact, fast, fp32, bf16 or fp16."
+        )
     device = torch.device(device)
-    native = _has_bf16(device)
-    if asked == "auto":
+    native = has_bf16(str(device))
+    if asked == "exact":
+        return Choice("fp32", "exact, as set")
+    if asked in ("auto", "fast"):
         return Choice("bf16", f"twice as fast, and {device.type} has it") if native else Choice("fp32", "no bf16 here")
     if asked == "fp16":
         why = "fp16 makes this language model speak garbage"
@@ -232,12 +236,3 @@ def lm_precision(asked: str, device: str | torch.device) -> Choice:
 def lm_dtype(choice: Choice) -> torch.dtype:
     """The torch type of what `lm_precision` chose."""
     return _DTYPES[choice.value]
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones only imitate it, slowly
-    if device.type == "cpu":
-        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # without it bfloat16 is imitated, slowly
-        return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())
-    return False

@@ -53,7 +53,8 @@ def choose_precision(config: RVCConfig, device: str) -> Precision:
     if asked == "fp16" and device.startswith("cuda"):
         codec = Choice("fp16", "as set")
     else:
-        codec = Choice("fp32", "exact" if asked in ("auto", "fp32") else f"{asked} is for the language model")
+        exact = asked in ("auto", "exact", "fp32")
+        codec = Choice("fp32", "exact" if exact else f"{asked} is for the language model")
     return Precision(lm_precision(asked, device), codec)
 
 

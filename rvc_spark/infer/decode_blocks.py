@@ -1,0 +1,89 @@
+"""Which form of the vocoder runs on a device, and in blocks of which length.
+
+The form is chosen once per voice and says why. A stretch is decoded in blocks, so that memory stays bounded and sound
+leaves early; each block computes only what its samples depend on. Refuses to know what a voice is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rvc_spark.infer.decoder import Decoder, receptive_field
+from rvc_spark.infer.row_conv import rows_work
+from rvc_spark.infer.row_decoder import RowDecoder
+from rvc_spark.infer.voice_layout import NetConfig
+from rvc_spark.rvc_config import Choice
+
+DECODER_FRAMES = 512  # of a block at most; context costs 2 % of it, and it takes 100 MB
+DECODER_FRAMES_GPU = 1024
+NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+
+
+class BlockDecoder:
+    """The vocoder of one voice on one device.
+
+    Args:
+        decoder: the network, whose weights are used.
+        dtype: of the vocoder's work; on a CPU the network itself may be wider.
+
+    Attributes:
+        form: how it runs and why.
+    """
+
+    def __init__(self, decoder: Decoder, net: NetConfig, dtype: torch.dtype) -> None:
+        self._decoder, self._per_frame = decoder, net.samples_per_frame
+        self._margin = receptive_field(net)
+        self._on_cpu = decoder.conv_pre.weight.device.type == "cpu"
+        self._rows = RowDecoder(decoder, net, dtype) if self._on_cpu and rows_work(dtype) else None
+        self.form = _form(self._on_cpu, self._rows, decoder.conv_pre.weight.dtype)
+
+    def whole(self, latent: Tensor, excitation: Tensor | None, speaker: Tensor) -> Tensor:
+        """Latent [B, C, T], excitation [B, 1, T * samples_per_frame] or None, speaker [B, gin, 1] -> [B, 1, N]."""
+        if self._rows is None or latent.shape[0] > 1:
+            return self._decoder(latent, excitation, speaker)
+        return self._rows(latent, excitation, speaker, (0, latent.shape[2]))[None, None]
+
+    def blocks(
+        self, z: Tensor, excitation: Tensor | None, speaker: Tensor, keep: tuple[int, int], first_frames: int | None
+    ) -> Iterator[Tensor]:
+        """Frames keep[0]..keep[1] of `whole` of one sequence, block by block: float32 [n].
+
+        first_frames: of the first block; each following one has half as many again. None: as long as is fastest.
+        """
+        for begin, at, stop in _spans(keep, first_frames, DECODER_FRAMES if self._on_cpu else DECODER_FRAMES_GPU):
+            yield self._frames(z, excitation, speaker, (begin, stop))[(at - begin) * self._per_frame :]
+
+    def _frames(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
+        if self._rows is not None:
+            return self._rows(z, excitation, speaker, span)
+        step = self._per_frame
+        first, last = max(span[0] - self._margin.before, 0), min(span[1] + self._margin.after, z.shape[2])
+        heard = None if excitation is None else excitation[:, :, first * step : last * step]
+        sound = self._decoder(z[:, :, first:last], heard, speaker)
+        return sound[0, 0, (span[0] - first) * step : (span[1] - first) * step].float()
+
+
+def _form(on_cpu: bool, rows: RowDecoder | None, dtype: torch.dtype) -> Choice:
+    if rows is not None:
+        return Choice(f"rows in {NAMES[rows.dtype]}", "oneDNN is here")
+    name = NAMES[dtype]
+    return Choice(f"network in {name}", f"oneDNN or its {name} is missing" if on_cpu else "a GPU has its own kernels")
+
+
+def _spans(keep: tuple[int, int], first_frames: int | None, largest: int) -> Iterator[tuple[int, int, int]]:
+    """Of each block the first frame to decode, the first to keep, and the one after the last.
+
+    CPU kernels are made and kept per length, so blocks are of one length, and the last one reaches back for it.
+    """
+    total, at = keep[1] - keep[0], keep[0]
+    if first_frames is None:
+        size = -(-total // -(-total // largest))
+    else:
+        size = min(first_frames, largest)
+    while at < keep[1]:
+        stop = min(at + size, keep[1])
+        yield max(stop - size, keep[0]) if first_frames is None else at, at, stop
+        at, size = stop, size if first_frames is None else min(3 * size // 2, largest)
