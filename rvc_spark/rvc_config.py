@@ -231,7 +231,8 @@ def has_bf16(device: str) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.startswith("cpu"):
         probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())
+        layers = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        return layers and probe is not None and bool(probe())
     return False
 
 

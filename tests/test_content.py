@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pytest
 import torch
 
 from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
-from rvc_spark.infer import content
+from rvc_spark.infer import conv_features
 from rvc_spark.infer.content import canonical_embedder, load_content_encoder
 from rvc_spark.infer.encoder_sizes import read_config, sizes_of_weights
-from rvc_spark.infer.encoder_weights import _empty_model, _expected_shapes, build_encoder
+from rvc_spark.infer.encoder_weights import _expected_shapes, build_encoder
 from rvc_spark.infer.fairseq import read_fairseq, read_fairseq_checkpoint, transformers_name
+from rvc_spark.infer.hubert import Hubert
 from tests.encoder_files import HEADS, HIDDEN, LAYERS, PROJECTION, config, fairseq_weights, write_fairseq, write_folder
 
 GOLDEN = Path(__file__).parent / "golden" / "rvc" / "hubert"
@@ -124,10 +127,23 @@ def test_chunks_of_the_convolutions_are_exact(folder, monkeypatch):
     """
     encoder = load_content_encoder(folder, dtype=torch.float64)
     sound = noise(3.0) * np.linspace(0.05, 1.0, 48000, dtype=np.float32) + 0.1
-    whole = encoder.features(sound, "v1")
-    for frames in (1, 7, 64, 148):
-        monkeypatch.setattr(content, "CHUNK_FRAMES", frames)
-        torch.testing.assert_close(encoder.features(sound, "v1"), whole, rtol=0, atol=5e-7)  # returned in single
+    with torch.no_grad():  # everything at once, the norm where it stands in the network
+        whole = encoder._model(torch.from_numpy(sound).double()[None], LAYERS).float()
+    for frames in (1, 7, 64, 128, 148):
+        monkeypatch.setattr(conv_features, "PIECE_FRAMES", frames)
+        torch.testing.assert_close(encoder.features(sound, "v2"), whole, rtol=0, atol=5e-7)  # returned in single
+
+
+def test_rows_compute_what_the_network_computes(folder, monkeypatch):
+    """In single precision on a CPU the convolutions run in another layout, with their GELU inside."""
+    encoder, exact = load_content_encoder(folder), load_content_encoder(folder, dtype=torch.float64)
+    sound = noise(2.0, 5)
+    assert encoder._convolve._rows is not None and exact._convolve._rows is None
+    for frames in (10, 128):
+        monkeypatch.setattr(conv_features, "PIECE_FRAMES", frames)
+        made, wanted = encoder.convolutional(sound), exact.convolutional(sound)
+        assert made.shape == wanted.shape
+        torch.testing.assert_close(made, wanted, rtol=0, atol=2e-5)
 
 
 def test_only_the_needed_layers_run(folder):
@@ -198,7 +214,7 @@ def test_double_precision_agrees(folder, monkeypatch):
     assert exact.dtype == torch.float32
     encoder = load_content_encoder(folder)
     torch.testing.assert_close(encoder.features(noise(0.5), "v1"), exact, rtol=0, atol=1e-4)
-    monkeypatch.setattr(content, "CHUNK_FRAMES", 5)
+    monkeypatch.setattr(conv_features, "PIECE_FRAMES", 5)
     torch.testing.assert_close(encoder.features(noise(0.5), "v1"), exact, rtol=0, atol=1e-4)
 
 
@@ -442,10 +458,45 @@ def test_a_foreign_class_in_a_bin_file_is_refused(folder, tmp_path):
         load_content_encoder(broken)
 
 
-def test_expected_shapes_are_those_of_transformers(folder):
-    sizes = replace(read_config(folder), channels=(4, 5, 6, 7, 8, 9, 11), intermediate=33)
-    built = {name: tuple(tensor.shape) for name, tensor in _empty_model(sizes).state_dict().items()}
-    assert _expected_shapes(sizes) == built
+@pytest.mark.parametrize("position_kernel", [7, 16])
+def test_the_network_is_that_of_transformers(folder, position_kernel):
+    """Same names, same shapes, same numbers after every layer."""
+    from transformers import HubertConfig, HubertModel
+
+    sizes = replace(
+        read_config(folder), channels=(4, 5, 6, 7, 8, 9, 11), intermediate=33, layers=3, epsilon=1e-3,
+        position_kernel=position_kernel,
+    )  # fmt: skip
+    config = HubertConfig(
+        hidden_size=sizes.hidden, num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads,
+        intermediate_size=sizes.intermediate, conv_dim=list(sizes.channels), conv_kernel=list(sizes.kernels),
+        conv_stride=list(sizes.strides), num_conv_pos_embeddings=sizes.position_kernel,
+        num_conv_pos_embedding_groups=sizes.position_groups, layer_norm_eps=sizes.epsilon,
+        mask_time_prob=0.0, mask_feature_prob=0.0, layerdrop=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = HubertModel(config).eval()
+    torch.nn.utils.parametrize.remove_parametrizations(theirs.encoder.pos_conv_embed.conv, "weight")
+    weights = {name: torch.randn_like(tensor) * 0.3 for name, tensor in theirs.state_dict().items()}
+    theirs.load_state_dict(weights)
+    ours = Hubert(sizes).eval()
+    ours.load_state_dict(weights)
+    assert _expected_shapes(sizes) == {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wave = torch.from_numpy(noise(0.4))[None]
+    with torch.no_grad():
+        hidden = theirs(wave, output_hidden_states=True).hidden_states
+        for layer, wanted in enumerate(hidden):
+            torch.testing.assert_close(ours(wave, layer), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_loading_does_not_import_transformers(folder):
+    """It takes seconds, more than a first conversion may cost."""
+    code = (
+        "import sys; from pathlib import Path; from rvc_spark.infer.content import load_content_encoder; "
+        "load_content_encoder(Path(sys.argv[1])); print('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_sizes_are_checked_before_anything_is_built(folder, weights):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rvc_spark import VC, RVCConfig
-from rvc_spark.infer.half_products import HalfProducts, halve_products
+from rvc_spark.infer.half_products import HalfConv, HalfLinear, halve_products
 from rvc_spark.infer.mel_distance import log_mel_distance
 from rvc_spark.rvc_config import has_bf16
 
@@ -21,21 +21,58 @@ def loaded(precision: str) -> VC:
     return vc
 
 
+needs_bf16 = pytest.mark.skipif(not has_bf16("cpu"), reason="this processor has no bfloat16 products")
+
+
+class Transposed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+class Shifted(nn.Module):
+    """A network of which one layer's results may stay narrow."""
+
+    NARROW = ("first",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(24, 40), nn.Linear(40, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.between = self.first(x)
+        return x[..., :5] + self.second(self.between)
+
+
+@needs_bf16
 def test_only_products_are_halved() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv1d(1, 8, 3), nn.GELU(), nn.Conv1d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 12, 5))
+    network = nn.Sequential(nn.Conv1d(1, 8, 3), nn.GELU(), nn.Conv1d(8, 24, 3), Transposed(), Shifted())
     sound = torch.randn(2, 1, 16)
     with torch.no_grad():
         exact = network(sound)
         halve_products(network, torch.bfloat16)
         rough = network(sound)
-    assert [isinstance(layer, HalfProducts) for layer in network] == [False, False, True, False, True]
-    assert network[0].weight.dtype == torch.float32 and network[4].weight.dtype == torch.bfloat16
-    assert rough.dtype == torch.float32
+    assert type(network[0]) is nn.Conv1d and type(network[2]) is HalfConv
+    assert type(network[4].first) is HalfLinear and type(network[4].second) is HalfLinear
+    assert network[4].between.dtype == torch.bfloat16 and rough.dtype == torch.float32
     assert 0 < float((rough - exact).abs().max()) < 0.02 * float(exact.std())
 
 
-@pytest.mark.skipif(not has_bf16("cpu"), reason="this processor has no bfloat16 products")
+@needs_bf16
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 600, 1025])
+def test_a_halved_layer_takes_any_number_of_rows(rows: int) -> None:
+    """They are filled up, so that there are few lengths; nobody sees the rows that fill."""
+    torch.manual_seed(rows)
+    layer, x = nn.Linear(16, 8), torch.randn(1, rows, 16)
+    with torch.no_grad():
+        wanted = layer(x)
+        half = halve_products(nn.Sequential(layer), torch.bfloat16)
+        made = half(x)
+    assert made.shape == wanted.shape and made.is_contiguous()
+    torch.testing.assert_close(made, wanted, atol=0.03, rtol=0.02)
+
+
+@needs_bf16
 def test_fast_is_the_same_sound_to_the_ear_and_the_same_pitch() -> None:
     exact, fast = loaded("exact"), loaded("fast")
     source = exact.config.demo_dir / "examples" / "source_rms.wav"

@@ -9,8 +9,7 @@ from voice_maker import VoiceRecipe, make_voice
 
 from rvc_spark.infer import row_decoder
 from rvc_spark.infer.row_conv import RowConv, as_matrix, as_rows, rows_work
-from rvc_spark.infer.row_decoder import RowDecoder, deal
-from rvc_spark.infer.split_conv import Dealt, SplitConv
+from rvc_spark.infer.row_decoder import RowDecoder, tiles
 from rvc_spark.infer.synthesizer import load_synthesizer
 from rvc_spark.infer.voice_layout import MRF
 
@@ -37,27 +36,6 @@ def ingredients(recipe: VoiceRecipe, frames: int, dtype=torch.float64):
     return voice, latent, source, speaker
 
 
-@pytest.mark.parametrize("ways", [1, 2, 4])
-@pytest.mark.parametrize("kernel", [1, 3, 5, 7, 11, 16])
-def test_a_split_convolution_is_a_convolution(ways: int, kernel: int) -> None:
-    random = torch.Generator().manual_seed(kernel)
-    for dilation in (1, 3, 5, 7):
-        weight, bias = torch.randn(6, 6, kernel, generator=random), torch.randn(6, generator=random)
-        matrix = torch.randn(ways * 150, 6, generator=random)
-        wanted = F.conv1d(matrix.T.double(), weight.double(), bias.double(), dilation=dilation).T
-        conv = SplitConv(weight, bias, dilation, ways, FLOAT)
-        for count in (1, 2, 15):
-            x = deal(Dealt([as_rows(matrix)], 0, len(matrix)), 0, conv.needs(count), ways)
-            made = conv(x.phases, count)
-            first = ways * conv.lost - (kernel - 1) // 2 * dilation
-            for phase, rows in enumerate(made):
-                part = wanted[first + phase :: ways][:count].float()
-                torch.testing.assert_close(as_matrix(rows), part, atol=2e-5, rtol=0)
-            more = conv.plus(x.phases, [rows + 1 for rows in made])
-            for rows, twice in zip(made, more, strict=True):
-                torch.testing.assert_close(twice, 2 * rows + 1, atol=4e-5, rtol=0)
-
-
 def test_a_convolution_over_rows_adds_and_bends_on_its_way_out() -> None:
     weight, bias, x = torch.randn(5, 4, 3), torch.randn(5), torch.randn(40, 4)
     conv = RowConv(weight, bias, 2)
@@ -66,17 +44,34 @@ def test_a_convolution_over_rows_adds_and_bends_on_its_way_out() -> None:
     torch.testing.assert_close(conv(as_rows(x), 0.3), F.leaky_relu(plain, 0.3), atol=1e-6, rtol=0)
     total = torch.ones_like(plain)
     torch.testing.assert_close(conv.plus(as_rows(x), total), plain + 1, atol=1e-6, rtol=0)
-    assert conv.onto(as_rows(x), total) is total
+    conv.onto(as_rows(x), total)
     torch.testing.assert_close(total, plain + 1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(conv.gelu(as_rows(x)), F.gelu(plain), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("split", [1e9, 48, 0])  # no convolution, some, and all that can be
+def test_a_convolution_over_rows_may_stride_and_group() -> None:
+    weight, x = torch.randn(6, 2, 3), torch.randn(40, 4)
+    made = RowConv(weight, None, stride=2, groups=2)(as_rows(x))
+    torch.testing.assert_close(as_matrix(made).T, F.conv1d(x.T, weight, stride=2, groups=2), atol=1e-5, rtol=0)
+
+
+def test_tiles_cover_everything_and_have_few_lengths() -> None:
+    lengths = set()
+    for rows in range(1, 3000, 7):
+        found = tiles(rows, 512)
+        assert [at for at, _, _ in found] == [sum(kept for *_, kept in found[:i]) for i in range(len(found))]
+        assert sum(kept for *_, kept in found) == rows
+        assert len({count for _, count, _ in found}) == 1
+        assert all(0 < kept <= count for _, count, kept in found)
+        lengths.add(found[0][1])
+    assert lengths == {64 * step for step in range(1, 9)}  # kernels are made and kept for each
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_every_stretch_is_that_part_of_the_plain_network(recipe, split, monkeypatch) -> None:
-    """In tiles so small that every stage has several."""
-    monkeypatch.setattr(row_decoder, "TILE_NUMBERS", 2**12)
-    monkeypatch.setattr(row_decoder, "SPLIT_PRODUCTS", split)
-    monkeypatch.setattr(row_decoder, "SPLIT_NUMBERS", 1)
+@pytest.mark.parametrize("numbers", [2**12, 2**18])  # so small that every stage has several tiles, and as it is
+def test_every_stretch_is_that_part_of_the_plain_network(recipe, numbers, monkeypatch) -> None:
+    monkeypatch.setattr(row_decoder, "TILE_NUMBERS", numbers)
+    monkeypatch.setattr(row_decoder, "FIRST_FRAMES", 16)
     frames = 31
     voice, latent, source, speaker = ingredients(recipe, frames)
     wanted = voice.network.dec(latent.double(), None if source is None else source.double(), speaker.double())[0, 0]
@@ -89,10 +84,7 @@ def test_every_stretch_is_that_part_of_the_plain_network(recipe, split, monkeypa
 
 
 @pytest.mark.skipif(not rows_work(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
-@pytest.mark.parametrize("split", [1e9, 0])
-def test_bfloat16_stays_near_in_every_form(split, monkeypatch) -> None:
-    monkeypatch.setattr(row_decoder, "SPLIT_PRODUCTS", split)
-    monkeypatch.setattr(row_decoder, "SPLIT_NUMBERS", 1)
+def test_bfloat16_stays_near() -> None:
     voice, latent, source, speaker = ingredients(VoiceRecipe(seed=8), 40, FLOAT)
     with torch.inference_mode():
         exact = voice.network.dec(latent, source, speaker)[0, 0]

@@ -1,10 +1,9 @@
 """Content features: what is said, without who says it, as a vector every 20 ms.
 
 The encoder is HuBERT (ContentVec in the RVC world): convolutions over the waveform, then a transformer. v1 voices take
-the output of layer 9 projected to 256 numbers, v2 voices the output of the last layer. It is built through
-transformers' HubertModel, but never by its loader: sizes are validated first (`encoder_sizes`), the network is laid out
-without memory, and the file's tensors must match its names and shapes exactly. The module refuses to know pitch, voices
-and segments.
+the output of layer 9 projected to 256 numbers, v2 voices the output of the last layer. Sizes are validated first
+(`encoder_sizes`), the network is laid out without memory, and the file's tensors must match its names and shapes
+exactly. The module refuses to know pitch, voices and segments.
 
     samples [N] at 16 kHz -> convolutions -> [1, F, C] -> layers 1..9..12 -> [1, F, H] (-> projection -> [1, F, 256])
                                                                               F = (N - 400) // 320 + 1
@@ -12,7 +11,6 @@ and segments.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Literal
 
@@ -21,15 +19,16 @@ import torch
 from torch import nn
 
 from rvc_spark.errors import AudioError, ConfigError, EncoderFileError
-from rvc_spark.infer.encoder_sizes import HOP, SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
+from rvc_spark.infer.conv_features import ConvFeatures
+from rvc_spark.infer.encoder_sizes import SAMPLE_RATE, WINDOW, EncoderSizes, read_config, sizes_of_weights
 from rvc_spark.infer.encoder_weights import build_encoder, read_folder_weights
 from rvc_spark.infer.fairseq import read_fairseq_checkpoint
 from rvc_spark.infer.half_products import halve_products
+from rvc_spark.infer.hubert import Hubert
 from rvc_spark.rvc_config import has_bf16
 from rvc_spark.safe_load import shown
 
 MAX_SECONDS = 1800  # attention grows with the square of the length; the pipeline cuts long before this
-CHUNK_FRAMES = 512  # 10 s: the first convolution needs 66 MiB for it, whole it would need 24 GiB for an hour
 
 Version = Literal["v1", "v2"]
 
@@ -62,7 +61,9 @@ class ContentEncoder:
         warnings: what had to be assumed about the file.
     """
 
-    def __init__(self, path: Path, model: nn.Module, projection: nn.Linear | None, sizes: EncoderSizes) -> None:
+    def __init__(
+        self, path: Path, model: Hubert, projection: nn.Linear | None, sizes: EncoderSizes, dtype: torch.dtype
+    ) -> None:
         self.path = path
         self.sizes = sizes
         self.embedder = canonical_embedder(sizes.embedder or (path.stem if path.is_file() else path.name))
@@ -74,8 +75,9 @@ class ContentEncoder:
         self.warnings = sizes.warnings
         self._model = model
         self._projection = projection
-        weight = next(model.parameters())
+        weight = model.feature_extractor.conv_layers[0].conv.weight
         self.device, self._dtype = weight.device, weight.dtype
+        self._convolve = ConvFeatures(model.feature_extractor, dtype)
 
     def features(self, samples: np.ndarray | torch.Tensor, version: Version) -> torch.Tensor:
         """Content features of a sound.
@@ -165,61 +167,7 @@ class ContentEncoder:
         return wave.to(self._dtype)[None]
 
     def _run(self, samples: np.ndarray | torch.Tensor, layer: int) -> torch.Tensor:
-        projected = self._model.feature_projection(self._convolve(self._waveform(samples)))
-        # a shallow copy of the encoder with fewer layers: transformers runs exactly those, and weights are shared
-        shortened = copy.copy(self._model.encoder)
-        shortened._modules = dict(self._model.encoder._modules)
-        shortened.layers = nn.ModuleList(list(self._model.encoder.layers)[:layer])
-        return shortened(projected).last_hidden_state
-
-    def _convolve(self, wave: torch.Tensor) -> torch.Tensor:
-        """Convolution features [1, F, C] of a waveform [1, N], in chunks when it is long.
-
-        All convolutions are local, so chunks are exact; only the group norm behind the first one looks at all of time.
-        Per channel it is y = (x - mean) / sqrt(var + eps) * w + b, which is folded into the convolution:
-        y = conv(wave, W * s) + (b - mean * s) with s = w / sqrt(var + eps).
-        """
-        layers = self._model.feature_extractor.conv_layers
-        frames = (wave.shape[1] - WINDOW) // HOP + 1
-        if frames <= CHUNK_FRAMES:
-            return self._model.feature_extractor(wave).transpose(1, 2)
-        weight, bias = self._folded_first(wave, frames)
-        parts = []
-        for piece in _pieces(wave, frames):
-            x = layers[0].activation(nn.functional.conv1d(piece, weight, bias, self.sizes.strides[0]))
-            for layer in layers[1:]:
-                x = layer(x)
-            parts.append(x.transpose(1, 2))
-        return torch.cat(parts, dim=1)
-
-    def _folded_first(self, wave: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first convolution with its group norm inside: weight and bias.
-
-        Mean and variance of x = W v over all windows v of the wave follow from the windows alone: W E[v] and
-        W E[v v^T] W^T, so no channel has to be computed for them.
-        """
-        first, stride = self._model.feature_extractor.conv_layers[0], self.sizes.strides[0]
-        weight = first.conv.weight[:, 0].double()
-        kernel, step = weight.shape[1], CHUNK_FRAMES * HOP  # a multiple of the stride, so the pieces continue one grid
-        count, total, products = 0, weight.new_zeros(kernel), weight.new_zeros(kernel, kernel)
-        for start in range(0, wave.shape[1] - kernel + 1, step):
-            windows = wave[0, start : start + step + kernel - stride].double().unfold(0, kernel, stride)
-            count += len(windows)
-            total, products = total + windows.sum(0), products + windows.T @ windows
-        mean = weight @ (total / count)
-        variance = (((weight @ (products / count)) * weight).sum(1) - mean.square()).clamp_min(0.0)
-        norm = first.layer_norm
-        scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
-        folded = (weight * scale[:, None])[:, None]
-        return folded.to(self._dtype), (norm.bias.double() - mean * scale).to(self._dtype)
-
-
-def _pieces(wave: torch.Tensor, frames: int) -> list[torch.Tensor]:
-    """Views [1, 1, n] of a waveform [1, N] that give CHUNK_FRAMES frames each (the last the rest)."""
-    return [
-        wave[:, None, first * HOP : (min(first + CHUNK_FRAMES, frames) - 1) * HOP + WINDOW]
-        for first in range(0, frames, CHUNK_FRAMES)
-    ]
+        return self._model.transformed(self._convolve(self._waveform(samples)), layer)
 
 
 def canonical_embedder(name: str) -> str:
@@ -270,6 +218,8 @@ def load_content_encoder(
     for module in (model, projection):
         if module is not None:
             module.to(device, torch.float32 if products_only else dtype)
+    encoder = ContentEncoder(path, model, projection, sizes, dtype)
     if products_only:
-        halve_products(model, dtype)
-    return ContentEncoder(path, model, projection, sizes)
+        halve_products(model.feature_projection, dtype)
+        halve_products(model.encoder, dtype)
+    return encoder

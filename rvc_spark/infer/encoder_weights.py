@@ -1,6 +1,6 @@
 """Weights into a content encoder: names, shapes, types and values checked before the network gets them.
 
-The network is transformers' HubertModel laid out without storage and given the file's tensors directly, so a wrong file
+The network is laid out without storage and given the file's tensors directly, so a wrong file
 costs no memory and every key must match (references load non-strictly, and a wrong file silently gives noise).
 Weight norm of the positional convolution is folded into one weight here, in float32. The module refuses to know files'
 containers, sounds and features.
@@ -16,6 +16,7 @@ from torch import nn
 
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.encoder_sizes import EncoderSizes
+from rvc_spark.infer.hubert import Hubert
 from rvc_spark.safe_load import read_tensors, shown
 
 MAX_WEIGHT_BYTES = 6 * 1024**3
@@ -26,7 +27,7 @@ _NEXT = "Download the encoder again, or use RVC's ContentVec."
 
 def build_encoder(
     sizes: EncoderSizes, weights: Mapping[str, torch.Tensor], name: str
-) -> tuple[nn.Module, nn.Linear | None]:
+) -> tuple[Hubert, nn.Linear | None]:
     """The network with exactly these weights (either weight-norm spelling), and its projection if there is one.
 
     Raises:
@@ -44,8 +45,9 @@ def build_encoder(
         expected |= {"final_proj.weight": (width, sizes.hidden), "final_proj.bias": (width,)}
         with torch.device("meta"):
             projection = nn.Linear(sizes.hidden, width)
-    _check_weights(given, expected, name)  # before transformers is even imported: a refusal should be quick
-    model = _empty_model(sizes)
+    _check_weights(given, expected, name)
+    with torch.device("meta"):  # no memory for weights that are given anyway
+        model = Hubert(sizes)
     if projection is not None:
         parts = {key: given.pop(f"final_proj.{key}") for key in ("weight", "bias")}
         projection.load_state_dict(parts, strict=True, assign=True)
@@ -122,31 +124,6 @@ def _folded_position(given: dict[str, torch.Tensor], name: str) -> dict[str, tor
             norm = torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True)
             given[_POSITION + "weight"] = v * (g.to(torch.float32) / norm)
     return given
-
-
-def _empty_model(sizes: EncoderSizes) -> nn.Module:
-    """transformers' HubertModel without storage, its positional convolution already a plain one."""
-    from transformers import HubertConfig, HubertModel  # here because it takes seconds to import
-
-    config = HubertConfig(
-        hidden_size=sizes.hidden,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=sizes.intermediate,
-        conv_dim=list(sizes.channels),
-        conv_kernel=list(sizes.kernels),
-        conv_stride=list(sizes.strides),
-        num_conv_pos_embeddings=sizes.position_kernel,
-        num_conv_pos_embedding_groups=sizes.position_groups,
-        layer_norm_eps=sizes.epsilon,
-        mask_time_prob=0.0,  # with no masking there is no mask vector to load
-        mask_feature_prob=0.0,
-        layerdrop=0.0,
-    )
-    with torch.device("meta"):
-        model = HubertModel(config)
-    torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
-    return model
 
 
 def weight_file(folder: Path) -> Path:

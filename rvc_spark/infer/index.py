@@ -179,7 +179,7 @@ def _measure_all(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.n
     step = max(1, _BLOCK_VALUES // max(len(vectors), vectors.shape[1]))
     for start in range(0, len(queries), step):
         part = queries[start : start + step] - origin
-        squared = part @ table.T
+        squared = _products(part, table)
         squared *= -2.0
         squared += norms
         squared += np.einsum("td,td->t", part, part)[:, None]
@@ -241,6 +241,14 @@ def _by_product(queries: np.ndarray, centroids: np.ndarray, nprobe: int) -> np.n
     out = np.empty((len(queries), nprobe), np.int64)
     step = max(1, _BLOCK_VALUES // len(centroids))
     for start in range(0, len(queries), step):
-        score = -(queries[start : start + step] @ centroids.T)
+        score = -_products(queries[start : start + step], centroids)
         out[start : start + step] = np.argsort(score, axis=1, kind="stable")[:, :nprobe]
     return out
+
+
+def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """one @ other.T by torch: numpy's own threads wait in a loop after a product, and what torch does next stands still.
+
+    That cost a tenth of a second per conversion on two cores.
+    """
+    return (torch.from_numpy(one) @ torch.from_numpy(other).T).numpy()

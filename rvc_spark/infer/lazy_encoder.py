@@ -17,6 +17,7 @@ from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.content import ContentEncoder
 from rvc_spark.infer.encoder_sizes import read_config
 from rvc_spark.infer.encoder_weights import MAX_WEIGHT_BYTES, weight_file
+from rvc_spark.infer.hubert import Hubert
 from rvc_spark.safe_load import open_tensors
 
 
@@ -66,8 +67,8 @@ def outline_encoder(folder: Path) -> ContentEncoder:
         note = outline.get("final_proj.weight") or outline.get("hubert.final_proj.weight")
     projection = None
     with torch.device("meta"):
-        stand_in = nn.Linear(1, 1)
+        stand_in = Hubert(sizes)
         shape = getattr(note, "shape", ())
         if len(shape) == 2 and 1 <= shape[0] <= 4096:
             projection = nn.Linear(sizes.hidden, shape[0])
-    return ContentEncoder(folder, stand_in, projection, sizes)
+    return ContentEncoder(folder, stand_in, projection, sizes, torch.float32)

@@ -179,12 +179,7 @@ class EncoderGraph(nn.Module):
         if self.normalize:
             centred = samples - samples.mean(dim=1, keepdim=True)
             wave = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)
-        hidden = self.model.feature_projection(self.model.feature_extractor(wave).transpose(1, 2))
-        encoder = self.model.encoder
-        hidden = encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden))
-        for layer in encoder.layers[: self.layers]:
-            found = layer(hidden)
-            hidden = found[0] if isinstance(found, tuple) else found
+        hidden = self.model(wave, self.layers)
         return hidden if self.projection is None else self.projection(hidden)
 
 

@@ -23,8 +23,10 @@ from rvc_spark.infer.rmvpe_net import (
     RMVPENetwork,
     SizesError,
     fold_batch_norms,
+    pack_convolutions,
     sizes_of,
 )
+from rvc_spark.infer.row_conv import rows_work
 from rvc_spark.safe_load import read_tensors, shown
 
 SAMPLE_RATE = 16_000
@@ -170,7 +172,10 @@ def load_rmvpe(path: str | Path, device: str | torch.device = "cpu") -> RMVPE:
     _check_weights(weights, network, name)
     counters = {key: torch.tensor(0) for key in network.state_dict() if key.endswith(".num_batches_tracked")}
     network.load_state_dict({key: tensor.to(torch.float32) for key, tensor in weights.items()} | counters, assign=True)
-    return RMVPE(fold_batch_norms(network.requires_grad_(False).eval()), device)
+    network = fold_batch_norms(network.requires_grad_(False).eval())
+    if torch.device(device).type == "cpu" and rows_work(torch.float32):
+        network = pack_convolutions(network)
+    return RMVPE(network, device)
 
 
 def _state_dict(read: Any, name: str) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rvc_spark.infer.packed_conv import PackedConv2d
+
 MELS = 128
 BINS = 360  # of 20 cents, 31.7 Hz to 2006 Hz
 TIME_MULTIPLE = 32  # frames are padded to this, also by smaller networks
@@ -231,4 +233,14 @@ def fold_batch_norms(network: RMVPENetwork) -> RMVPENetwork:
                     transposed = isinstance(convolution, nn.ConvTranspose2d)
                     module[index] = fuse_conv_bn_eval(convolution, norm, transposed)
                     module[index + 1] = nn.Identity()
+    return network
+
+
+def pack_convolutions(network: RMVPENetwork) -> RMVPENetwork:
+    """Lay out the weights of all residual blocks for oneDNN, ReLUs included, in place; batch norms must be folded."""
+    for block in [module for module in network.modules() if isinstance(module, ResidualBlock)]:
+        convolutions = [module for module in block.conv if isinstance(module, nn.Conv2d)]
+        block.conv = nn.Sequential(*(PackedConv2d(module, relu=True) for module in convolutions))
+        if block.shortcut is not None:
+            block.shortcut = PackedConv2d(block.shortcut, relu=False)
     return network

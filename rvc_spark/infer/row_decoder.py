@@ -1,12 +1,13 @@
-"""The vocoder on a CPU, as fast as the processor allows: the same function as `decoder.Decoder`, another shape.
+"""The vocoder on a CPU, near the speed of its matrix products: the same function as `decoder.Decoder`, another shape.
 
     z -> rows -> conv_pre + speaker
-      -> per stage: up-convolution as one product over input rows (+ source), residual branches in tiles -> their sum
+      -> per stage, tile by tile: up-convolution as one product over input rows (+ source), residual branches, their sum
       -> conv, tanh -> samples
 
 Only what the wanted samples depend on is computed, stage by stage: 60 samples of context are a third of a frame where
 there are 20,000 a second. Zeros beyond the ends of the latent enter every layer, as padding does in `Decoder`. The mean
-of the branches is a sum whose division is part of the next stage's weights.
+of the branches is a sum whose division is part of the next stage's weights. Everything is done in tiles: what one works
+on stays in the cache, and their lengths are few, because oneDNN makes and keeps a kernel for each.
 
 In bfloat16 the branches' convolutions multiply in it, and nothing else: what they add to stays float32. Rounded sums
 would be white noise 40 dB below the voice, heard where the voice has nothing. Refuses to know voices and windows.
@@ -14,68 +15,56 @@ would be white noise 40 dB below the voice, heard where the voice has nothing. R
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvc_spark.infer.decoder import LAST_SLOPE, Decoder, LightBranch
 from rvc_spark.infer.layers import SLOPE
-from rvc_spark.infer.row_conv import RowConv, as_matrix, as_rows, cut
-from rvc_spark.infer.split_conv import Dealt, SplitConv
+from rvc_spark.infer.row_conv import RowConv, Stretch, as_matrix, as_rows, cut
 from rvc_spark.infer.voice_layout import CONV_KERNEL, NetConfig
 
-TILE_NUMBERS = 2**20  # numbers of one tensor of a tile: the handful in use stay in the outer cache
-TILE_STEP = 64  # rows; tiles are a multiple of it, for kernels are made per length
-# A branch whose convolutions have so many products per number (channels times taps) is dealt out to 4 phases. Measured
-# on a processor with AVX-512: below it, and in smaller tiles, passes and calls cost more than the products they save.
-SPLIT_PRODUCTS = 448
-SPLIT_WAYS = 4
-SPLIT_NUMBERS = 2**18  # of a tile
+TILE_NUMBERS = 2**18  # of a tile of a stage: the handful of tensors in use stay in the outer cache
+TILE_STEPS = 8  # shorter tiles are a multiple of such a part of the longest
+FIRST_FRAMES = 64  # of a tile of the first convolution
 
 
 class RowBranch:
-    """A residual branch over sound dealt out to `ways` phases."""
+    """A residual branch."""
 
-    def __init__(self, branch: nn.Module, ways: int, dtype: torch.dtype) -> None:
+    def __init__(self, branch: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(branch, LightBranch):
             steps = [(conv,) for conv in branch.convs]
         else:
             steps = list(zip(branch.convs1, branch.convs2, strict=True))
         self._steps = [
-            [SplitConv(conv.weight, conv.bias, conv.dilation[0], ways, dtype) for conv in step] for step in steps
+            [RowConv(conv.weight.to(dtype), conv.bias.to(dtype), conv.dilation[0]) for conv in step] for step in steps
         ]
-        self.ways, self._dtype = ways, dtype
-        self.lost = sum(conv.lost for step in self._steps for conv in step)
+        self._dtype = dtype
+        self.lost = sum(conv.reach for step in self._steps for conv in step) // 2
 
-    def _counts(self, count: int) -> list[int]:
-        """Rows of each phase before each convolution and after the last, which gives `count`."""
-        counts = [count]
-        for step in reversed(self._steps):
-            for conv in reversed(step):
-                counts.append(conv.needs(counts[-1]))
-        return counts[::-1]
+    def __call__(self, x: Stretch, heard: Tensor) -> Tensor:
+        """The branch's result, float32, shorter than x by `lost` rows at both ends; x is left as it is.
 
-    def needs(self, count: int) -> int:
-        """Rows of each phase that `count` rows of the result depend on; they begin `lost` rows earlier."""
-        return self._counts(count)[0]
-
-    def __call__(self, x: Dealt, heard: Dealt, first: int, count: int) -> list[Tensor]:
-        """`count` rows of each phase of the result, from row `first` on; `heard` is `bent(x)`."""
-        counts = iter(self._counts(count))
-        y = Dealt(heard.part(first - self.lost, next(counts)), first - self.lost, x.length)
+        heard: `bent(x)`.
+        """
         for number, step in enumerate(self._steps):
-            if number:
-                y = bent(x, self._dtype)
+            y = Stretch(heard if number == 0 else bent(x.rows, self._dtype), x.first, x.length)
             for conv in step[:-1]:
-                y = Dealt(conv(y.phases, next(counts), SLOPE), y.first + conv.lost, x.length)
+                y = Stretch(conv(y.rows, SLOPE), y.first + conv.reach // 2, x.length)
                 y.silence_outside()
-            row = y.first + step[-1].lost
-            x = Dealt(step[-1].plus(y.phases, x.part(row, next(counts))), row, x.length)
+            first = y.first + step[-1].reach // 2
+            before = x.window(first, y.rows.shape[3] - step[-1].reach)
+            x = Stretch(self._added(step[-1], y.rows, before, own=number > 0), first, x.length)
             x.silence_outside()
-        return x.phases
+        return x.rows
+
+    def _added(self, conv: RowConv, y: Tensor, x: Tensor, own: bool) -> Tensor:
+        """x + conv(y), in the place of x if it is our own."""
+        if self._dtype == torch.float32:
+            return conv.onto(y, x) if own else conv.plus(y, x)
+        made = conv(y)
+        return x.add_(made) if own else torch.add(x, made)
 
 
 class RowUp:
@@ -96,11 +85,13 @@ class RowUp:
         """First input row and the one after the last that output rows first..last depend on."""
         return (first + self._padding) // self.rate - self._taps + 1, (last - 1 + self._padding) // self.rate + 1
 
-    def __call__(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Output rows first..last as a matrix, from x, the rows that they need."""
-        wide = as_matrix(self._conv(x))
-        start = (first + self._padding) // self.rate * self.rate - self._padding
-        return wide.reshape(wide.shape[0] * self.rate, -1)[first - start : last - start]
+    def __call__(self, x: Stretch, first: int, count: int) -> Tensor:
+        """`count` output rows from row `first` on, as a matrix."""
+        begin, _ = self.needs(first, first + count)
+        # whatever the place of the tile on the grid of the input, as many rows, so that there is one kernel
+        wide = as_matrix(self._conv(x.window(begin, (count - 2) // self.rate + 1 + self._taps)))
+        start = (begin + self._taps - 1) * self.rate - self._padding
+        return wide.reshape(wide.shape[0] * self.rate, -1)[first - start : first - start + count]
 
 
 class RowStage:
@@ -115,76 +106,51 @@ class RowStage:
             self._noise = conv.weight[:, 0].float().T.contiguous()  # [K, C]
             self._stride, self._padding = conv.stride[0], conv.padding[0]
         self.up = RowUp(up, bias, 1 / decoder.branches if stage else 1.0)
-        self._blocks = decoder.resblocks[stage * decoder.branches : (stage + 1) * decoder.branches]
-        self._tile = max(TILE_NUMBERS // up.out_channels // TILE_STEP, 1) * TILE_STEP
+        blocks = decoder.resblocks[stage * decoder.branches : (stage + 1) * decoder.branches]
+        self._branches = [RowBranch(block, dtype) for block in blocks]
+        self._reach = max(branch.lost for branch in self._branches)
+        self._channels = up.out_channels
 
-    @cached_property
-    def _whole(self) -> list[RowBranch]:
-        return [RowBranch(block, 1, self._dtype) for block in self._blocks]
+    def needs(self, first: int, last: int, length: int) -> tuple[int, int]:
+        """The rows of the stage before that rows first..last of the sum, out of `length`, depend on."""
+        return self.up.needs(max(first - self._reach, 0), min(last + self._reach, length))
 
-    @cached_property
-    def _split(self) -> list[RowBranch]:
-        ways = [_ways(block) for block in self._blocks]
-        pairs = zip(self._whole, ways, self._blocks, strict=True)
-        return [whole if many == 1 else RowBranch(block, many, self._dtype) for whole, many, block in pairs]
-
-    @property
-    def reach(self) -> int:
-        """Rows on either side of a row that the widest branch looks at."""
-        return max(branch.lost for branch in self._whole)
-
-    def span(self, first: int, last: int, length: int) -> tuple[int, int]:
-        """The rows before the branches that rows first..last of their sum, out of `length`, depend on."""
-        return max(first - self.reach, 0), min(last + self.reach, length)
-
-    def __call__(self, x: Dealt, source: Tensor | None, first: int, last: int) -> Dealt:
-        """At least rows first..last of the sum of the branches, from the rows of the stage before they depend on.
+    def __call__(self, x: Stretch, source: Tensor | None, first: int, last: int, slope: float) -> Stretch:
+        """Rows first..last of the sum of the branches through the next leaky ReLU, from such a sum before it.
 
         source: [N], the excitation of all frames.
         """
         length = x.length * self.up.rate
-        start, stop = self.span(first, last, length)
-        heard = F.leaky_relu(padded(x, *self.up.needs(start, stop)), SLOPE)
-        raised = self.up(heard, start, stop)
+        out = torch.empty(last - first, self._channels)
+        for at, count, kept in tiles(last - first, max(TILE_NUMBERS // self._channels, TILE_STEPS)):
+            total = self._sum(x, source, first + at, count, length)
+            out[at : at + kept] = F.leaky_relu_(as_matrix(cut(total, 0, kept)), slope)
+        return Stretch(as_rows(out), first, length)
+
+    def _sum(self, x: Stretch, source: Tensor | None, first: int, count: int, length: int) -> Tensor:
+        """`count` rows of the sum of the branches from row `first` on."""
+        start, rows = first - self._reach, count + 2 * self._reach
+        matrix = self.up(x, start, rows)
         if self._noise is not None and source is not None:
-            raised = raised.addmm_(self._windows(source, start, stop), self._noise)
-        raised = Dealt([as_rows(raised)], start, length)
-        first, last = first // SPLIT_WAYS * SPLIT_WAYS, -(-last // SPLIT_WAYS) * SPLIT_WAYS
-        total = torch.empty(last - first, raised.phases[0].shape[1])
-        for at, count in _tiles(last - first, self._tile):
-            self._sum(raised, first + at, total[at : at + count])
-        return Dealt([as_rows(total)], first, length)
+            matrix.addmm_(self._windows(source, start, rows), self._noise)
+        raised = Stretch(as_rows(matrix), start, length)
+        raised.silence_outside()
+        heard, total = bent(raised.rows, self._dtype), None
+        for branch in self._branches:
+            skipped, rows = self._reach - branch.lost, count + 2 * branch.lost
+            part = Stretch(cut(raised.rows, skipped, rows), start + skipped, length)
+            made = branch(part, cut(heard, skipped, rows))
+            total = made if total is None else total.add_(made)
+        return total
 
-    def _windows(self, source: Tensor, start: int, stop: int) -> Tensor:
-        """What the source's convolution sees for each row of start..stop, [stop - start, K]."""
+    def _windows(self, source: Tensor, start: int, count: int) -> Tensor:
+        """What the source's convolution sees for each of `count` rows, [count, K]."""
         kernel = self._noise.shape[0]
-        first, last = start * self._stride - self._padding, (stop - 1) * self._stride - self._padding + kernel
-        piece = F.pad(source[max(first, 0) : last], (max(-first, 0), max(last - len(source), 0)))
-        return piece.unfold(0, kernel, self._stride)
-
-    def _sum(self, x: Dealt, first: int, out: Tensor) -> None:
-        """Write the sum of the branches into the matrix `out`: samples from `first` on, a multiple of SPLIT_WAYS."""
-        branches = self._split if out.numel() >= SPLIT_NUMBERS else self._whole
-        begun = False
-        for ways in sorted({branch.ways for branch in branches}):
-            total = None
-            for rows in self._results(x, [branch for branch in branches if branch.ways == ways], first, len(out)):
-                total = rows if total is None else [one.add_(more) for one, more in zip(total, rows, strict=True)]
-            for phase, rows in enumerate(total):
-                place = out[phase::ways]
-                place.add_(as_matrix(rows)) if begun else place.copy_(as_matrix(rows))
-            begun = True
-
-    def _results(self, x: Dealt, branches: list[RowBranch], first: int, count: int) -> Iterator[list[Tensor]]:
-        """What each of some branches of one splitting makes of the samples from `first` on."""
-        ways = branches[0].ways
-        row, count = first // ways, count // ways
-        begin = row - max(branch.lost for branch in branches)
-        rows = max(row - branch.lost + branch.needs(count) for branch in branches) - begin
-        dealt = deal(x, begin, rows, ways)
-        heard = bent(dealt, self._dtype)
-        for branch in branches:
-            yield branch(dealt, heard, row, count)
+        first = start * self._stride - self._padding
+        last = first + (count - 1) * self._stride + kernel
+        piece = source[max(first, 0) : max(last, 0)]
+        short = max(-first, 0), last - max(first, 0) - len(piece)
+        return F.pad(piece, short).unfold(0, kernel, self._stride)
 
 
 class RowDecoder:
@@ -201,8 +167,10 @@ class RowDecoder:
         self._pre = RowConv(decoder.conv_pre.weight.float(), decoder.conv_pre.bias.float())
         self._cond = decoder.cond
         self._stages = [RowStage(decoder, net, stage, dtype) for stage in range(len(net.upsample_rates))]
-        self._post = RowConv(decoder.conv_post.weight.float().div(decoder.branches), None)
-        self._post_bias = decoder.conv_post.bias
+        bias = decoder.conv_post.bias
+        self._post = RowConv(
+            decoder.conv_post.weight.float().div(decoder.branches), None if bias is None else bias.float()
+        )
 
     def __call__(self, z: Tensor, source: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
         """Frames span[0]..span[1] of what `Decoder` makes of all of z.
@@ -217,60 +185,42 @@ class RowDecoder:
         """
         heard = None if source is None else source[0, 0].float()
         frames, reach = z.shape[2], CONV_KERNEL // 2
-        ends = span[0] * self._per_frame - reach, span[1] * self._per_frame + reach
-        spans, length = [ends], frames * self._per_frame
+        first, last = span[0] * self._per_frame, span[1] * self._per_frame
+        length = frames * self._per_frame
+        wanted = [(max(first - reach, 0), min(last + reach, length))]
         for stage in reversed(self._stages):  # which rows each stage must give
-            first, last = spans[-1] = max(spans[-1][0], 0), min(spans[-1][1], length)
-            spans.append(stage.up.needs(*stage.span(first, last, length)))
+            begin, end = stage.needs(*wanted[-1], length)
             length //= stage.up.rate
-        x = self._first_rows(z, speaker, max(spans[-1][0], 0), min(spans[-1][1], frames))
-        for stage, (first, last) in zip(self._stages, reversed(spans[:-1]), strict=True):
-            x = stage(x, heard, first, last)
-        sound = self._post(F.leaky_relu(padded(x, *ends), LAST_SLOPE))[0, 0, 0]
-        return torch.tanh(sound if self._post_bias is None else sound + self._post_bias.float())
+            wanted.append((max(begin, 0), min(end, length)))
+        x = self._first_rows(z, speaker, *wanted.pop())
+        for stage in self._stages:
+            x = stage(x, heard, *wanted.pop(), SLOPE if wanted else LAST_SLOPE)
+        return self._last(x, first, last)
 
-    def _first_rows(self, z: Tensor, speaker: Tensor, first: int, last: int) -> Dealt:
-        reach = CONV_KERNEL // 2
-        latent = Dealt([as_rows(z[0].T.float().contiguous())], 0, z.shape[2])
-        rows = self._pre(padded(latent, first - reach, last + reach))
-        return Dealt([rows + self._cond(speaker).float()[:, :, None]], first, z.shape[2])
+    def _first_rows(self, z: Tensor, speaker: Tensor, first: int, last: int) -> Stretch:
+        latent = Stretch(as_rows(z[0].T.float().contiguous()), 0, z.shape[2])
+        reach, told = self._pre.reach, as_matrix(self._cond(speaker).float()[:, :, None])
+        out = torch.empty(last - first, told.shape[1])
+        for at, count, kept in tiles(last - first, FIRST_FRAMES):
+            rows = self._pre(latent.window(first + at - reach // 2, count + reach))
+            torch.add(as_matrix(cut(rows, 0, kept)), told, out=out[at : at + kept])
+        return Stretch(as_rows(F.leaky_relu_(out, SLOPE)), first, z.shape[2])
 
-
-def _ways(block: nn.Module) -> int:
-    """To how many phases the sound is dealt out for a branch: 1 where that does not pay or even dilations forbid it."""
-    convs = [module for module in block.modules() if isinstance(module, nn.Conv1d)]
-    pays = convs[0].in_channels * convs[0].kernel_size[0] >= SPLIT_PRODUCTS
-    return SPLIT_WAYS if pays and all(conv.dilation[0] % 2 for conv in convs) else 1
-
-
-def bent(x: Dealt, dtype: torch.dtype) -> Dealt:
-    """x through the leaky ReLU, as `dtype`."""
-    return Dealt([F.leaky_relu(phase, SLOPE).to(dtype) for phase in x.phases], x.first, x.length)
+    def _last(self, x: Stretch, first: int, last: int) -> Tensor:
+        reach, sound = self._post.reach, torch.empty(last - first)
+        for at, count, kept in tiles(last - first, max(TILE_NUMBERS // x.rows.shape[1], TILE_STEPS)):
+            rows = self._post(x.window(first + at - reach // 2, count + reach))
+            torch.tanh(rows[0, 0, 0, :kept], out=sound[at : at + kept])
+        return sound
 
 
-def padded(x: Dealt, first: int, last: int) -> Tensor:
-    """Samples first..last of x, which is in one phase; zeros where it has none: beyond the ends of its time axis."""
-    rows = x.phases[0]
-    begin, end = max(first, x.first, 0), min(last, x.first + x.count, x.length)
-    inside = cut(rows, begin - x.first, end - begin)
-    if end - begin == last - first:
-        return inside
-    wide = as_rows(torch.zeros(last - first, rows.shape[1], dtype=rows.dtype))
-    cut(wide, begin - first, end - begin).copy_(inside)
-    return wide
+def bent(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows through the leaky ReLU, as `dtype`."""
+    return F.leaky_relu(rows, SLOPE).to(dtype)
 
 
-def deal(x: Dealt, first: int, count: int, ways: int) -> Dealt:
-    """x, which is in one phase, dealt out to `ways`: `count` rows of each from row `first` on."""
-    rows = padded(x, first * ways, (first + count) * ways)
-    if ways == 1:
-        return Dealt([rows], first, x.length)
-    matrix = as_matrix(rows)
-    return Dealt([as_rows(matrix[phase::ways].contiguous()) for phase in range(ways)], first, x.length)
-
-
-def _tiles(rows: int, largest: int) -> list[tuple[int, int]]:
-    """(start, count) of tiles of one length that cover `rows`; the last one reaches back where that is no multiple."""
-    number = -(-rows // largest)
-    count = rows if number == 1 else min(-(-rows // number // TILE_STEP) * TILE_STEP, largest)
-    return [(min(at, rows - count), count) for at in range(0, rows, count)]
+def tiles(rows: int, largest: int) -> list[tuple[int, int, int]]:
+    """(start, count, kept) of tiles of one length, one of TILE_STEPS, that cover `rows`; `kept` of each are wanted."""
+    step = largest // TILE_STEPS
+    count = min(-(-rows // -(-rows // largest) // step) * step, largest)
+    return [(at, count, min(count, rows - at)) for at in range(0, rows, count)]

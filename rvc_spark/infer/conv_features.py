@@ -1,0 +1,88 @@
+"""The convolutions of a content encoder over a sound of any length, in pieces: exact, bounded, and fast on a CPU.
+
+All convolutions are local; only the group norm behind the first one looks at all of time. Per channel it is
+y = (x - mean) / sqrt(var + eps) * w + b, which is folded into the convolution:
+y = conv(wave, W * s) + (b - mean * s) with s = w / sqrt(var + eps).
+
+On a CPU the pieces are rows (see `row_conv`): each convolution is one product with its GELU on the way out. Refuses to
+know transformers, versions and sounds' formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rvc_spark.infer.encoder_sizes import HOP, WINDOW
+from rvc_spark.infer.hubert import Extractor
+from rvc_spark.infer.row_conv import RowConv, as_matrix, as_rows, rows_work
+
+PIECE_FRAMES = 128  # 2.6 s: what a piece makes stays near the processor, where 10 s at once are fetched anew
+STEP_FRAMES = 64  # shorter pieces are a multiple of it, since kernels are made and kept per length
+
+
+class ConvFeatures:
+    """The convolutions of `extractor`.
+
+    Args:
+        dtype: of the products but the first; bfloat16 for an extractor in float32 on a CPU, else the extractor's.
+    """
+
+    def __init__(self, extractor: Extractor, dtype: torch.dtype) -> None:
+        self._layers, self._dtype = extractor.conv_layers, dtype
+        weight = self._layers[0].conv.weight
+        self._rows: list[RowConv] | None = None
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and rows_work(dtype):
+            convs = [layer.conv for layer in self._layers[1:]]
+            self._rows = [RowConv(conv.weight.to(dtype), None, stride=conv.stride[0]) for conv in convs]
+
+    def __call__(self, wave: Tensor) -> Tensor:
+        """Waveform [1, N], N >= WINDOW -> [1, F, C] in the waveform's type, F = (N - WINDOW) // HOP + 1."""
+        frames = (wave.shape[1] - WINDOW) // HOP + 1
+        weight, bias = self._folded_first(wave)
+        return torch.cat([self._piece(piece, weight, bias)[:, :count] for piece, count in _pieces(wave, frames)], dim=1)
+
+    def _piece(self, wave: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        stride = self._layers[0].conv.stride[0]
+        if self._rows is None:
+            x = F.gelu(F.conv1d(wave[:, None], weight[:, None], bias, stride))
+            for layer in self._layers[1:]:
+                x = layer(x)
+            return x.transpose(1, 2)
+        rows = as_rows(F.gelu(torch.addmm(bias, wave[0].unfold(0, weight.shape[1], stride), weight.T)).to(self._dtype))
+        for conv in self._rows:
+            rows = conv.gelu(rows)
+        return as_matrix(rows)[None].to(wave.dtype)
+
+    def _folded_first(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """The first convolution with its group norm inside: weight [C, K] and bias [C].
+
+        Mean and variance of x = W v over all windows v of the wave follow from the windows alone: W E[v] and
+        W E[v v^T] W^T, so no channel has to be computed for them.
+        """
+        first = self._layers[0]
+        stride = first.conv.stride[0]
+        weight = first.conv.weight[:, 0].double()
+        kernel, step = weight.shape[1], PIECE_FRAMES * HOP  # a multiple of the stride, so the pieces continue one grid
+        count, total, products = 0, weight.new_zeros(kernel), weight.new_zeros(kernel, kernel)
+        for start in range(0, wave.shape[1] - kernel + 1, step):
+            windows = wave[0, start : start + step + kernel - stride].double().unfold(0, kernel, stride)
+            count += len(windows)
+            total, products = total + windows.sum(0), products + windows.T @ windows
+        mean = weight @ (total / count)
+        variance = (((weight @ (products / count)) * weight).sum(1) - mean.square()).clamp_min(0.0)
+        norm = first.layer_norm
+        scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
+        return (weight * scale[:, None]).to(wave.dtype), (norm.bias.double() - mean * scale).to(wave.dtype)
+
+
+def _pieces(wave: Tensor, frames: int) -> Iterator[tuple[Tensor, int]]:
+    """Waveforms [1, n] and how many frames of each are meant: PIECE_FRAMES, of the last one the rest."""
+    for first in range(0, frames, PIECE_FRAMES):
+        count = min(PIECE_FRAMES, frames - first)
+        room = -(-count // STEP_FRAMES) * STEP_FRAMES
+        piece = wave[:, first * HOP : (first + room - 1) * HOP + WINDOW]
+        yield F.pad(piece, (0, (room - 1) * HOP + WINDOW - piece.shape[1])), count
