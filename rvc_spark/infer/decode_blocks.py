@@ -53,8 +53,8 @@ class BlockDecoder:
 
         first_frames: of the first block; each following one has half as many again. None: as long as is fastest.
         """
-        for begin, at, stop in _spans(keep, first_frames, DECODER_FRAMES if self._on_cpu else DECODER_FRAMES_GPU):
-            yield self._frames(z, excitation, speaker, (begin, stop))[(at - begin) * self._per_frame :]
+        for span in _spans(keep, first_frames, DECODER_FRAMES if self._on_cpu else DECODER_FRAMES_GPU):
+            yield self._frames(z, excitation, speaker, span)
 
     def _frames(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
         if self._rows is not None:
@@ -73,17 +73,11 @@ def _form(on_cpu: bool, rows: RowDecoder | None, dtype: torch.dtype) -> Choice:
     return Choice(f"network in {name}", f"oneDNN or its {name} is missing" if on_cpu else "a GPU has its own kernels")
 
 
-def _spans(keep: tuple[int, int], first_frames: int | None, largest: int) -> Iterator[tuple[int, int, int]]:
-    """Of each block the first frame to decode, the first to keep, and the one after the last.
-
-    CPU kernels are made and kept per length, so blocks are of one length, and the last one reaches back for it.
-    """
+def _spans(keep: tuple[int, int], first_frames: int | None, largest: int) -> Iterator[tuple[int, int]]:
+    """Of each block the first frame and the one after the last."""
     total, at = keep[1] - keep[0], keep[0]
-    if first_frames is None:
-        size = -(-total // -(-total // largest))
-    else:
-        size = min(first_frames, largest)
+    size = min(total if first_frames is None else first_frames, largest)
     while at < keep[1]:
         stop = min(at + size, keep[1])
-        yield max(stop - size, keep[0]) if first_frames is None else at, at, stop
+        yield at, stop
         at, size = stop, size if first_frames is None else min(3 * size // 2, largest)

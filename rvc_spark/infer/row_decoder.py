@@ -24,8 +24,8 @@ from rvc_spark.infer.layers import SLOPE
 from rvc_spark.infer.row_conv import RowConv, Stretch, as_matrix, as_rows, cut
 from rvc_spark.infer.voice_layout import CONV_KERNEL, NetConfig
 
-TILE_NUMBERS = 2**18  # of a tile of a stage: the handful of tensors in use stay in the outer cache
-TILE_STEPS = 8  # shorter tiles are a multiple of such a part of the longest
+TILE_NUMBERS = 2**20  # of one tensor of a tile at most; larger ones leave the cache, smaller ones cost calls and context
+TILE_HALVES = 5  # how often the longest tile may be halved for the rest
 FIRST_FRAMES = 64  # of a tile of the first convolution
 
 
@@ -122,7 +122,7 @@ class RowStage:
         """
         length = x.length * self.up.rate
         out = torch.empty(last - first, self._channels)
-        for at, count, kept in tiles(last - first, max(TILE_NUMBERS // self._channels, TILE_STEPS)):
+        for at, count, kept in tiles(last - first, TILE_NUMBERS // self._channels, 2 * self._reach):
             total = self._sum(x, source, first + at, count, length)
             out[at : at + kept] = F.leaky_relu_(as_matrix(cut(total, 0, kept)), slope)
         return Stretch(as_rows(out), first, length)
@@ -201,14 +201,14 @@ class RowDecoder:
         latent = Stretch(as_rows(z[0].T.float().contiguous()), 0, z.shape[2])
         reach, told = self._pre.reach, as_matrix(self._cond(speaker).float()[:, :, None])
         out = torch.empty(last - first, told.shape[1])
-        for at, count, kept in tiles(last - first, FIRST_FRAMES):
+        for at, count, kept in tiles(last - first, FIRST_FRAMES, reach):
             rows = self._pre(latent.window(first + at - reach // 2, count + reach))
             torch.add(as_matrix(cut(rows, 0, kept)), told, out=out[at : at + kept])
         return Stretch(as_rows(F.leaky_relu_(out, SLOPE)), first, z.shape[2])
 
     def _last(self, x: Stretch, first: int, last: int) -> Tensor:
         reach, sound = self._post.reach, torch.empty(last - first)
-        for at, count, kept in tiles(last - first, max(TILE_NUMBERS // x.rows.shape[1], TILE_STEPS)):
+        for at, count, kept in tiles(last - first, TILE_NUMBERS // x.rows.shape[1], reach):
             rows = self._post(x.window(first + at - reach // 2, count + reach))
             torch.tanh(rows[0, 0, 0, :kept], out=sound[at : at + kept])
         return sound
@@ -219,8 +219,22 @@ def bent(rows: Tensor, dtype: torch.dtype) -> Tensor:
     return F.leaky_relu(rows, SLOPE).to(dtype)
 
 
-def tiles(rows: int, largest: int) -> list[tuple[int, int, int]]:
-    """(start, count, kept) of tiles of one length, one of TILE_STEPS, that cover `rows`; `kept` of each are wanted."""
-    step = largest // TILE_STEPS
-    count = min(-(-rows // -(-rows // largest) // step) * step, largest)
-    return [(at, count, min(count, rows - at)) for at in range(0, rows, count)]
+def tiles(rows: int, largest: int, context: int) -> list[tuple[int, int, int]]:
+    """(start, count, kept) of tiles that cover `rows`, the first `kept` of each are wanted.
+
+    `count` is `largest`, one of TILE_HALVES halvings, or three quarters of one of those. A tile costs `context` rows
+    more than its own, so a somewhat too long one is better than two.
+    """
+    found, at = [], 0
+    halvings = [max(largest >> halving, 1) for halving in range(TILE_HALVES + 1)]
+    sizes = sorted({*halvings, *(size * 3 // 4 for size in halvings[:-1])})
+    while at < rows:
+        left = rows - at
+        enough = next((size for size in sizes if size >= left), None)
+        if enough is not None and (enough - left <= context + enough // 8 or enough == sizes[0]):
+            count = enough
+        else:
+            count = next(size for size in reversed(sizes) if size <= left)
+        found.append((at, count, min(count, left)))
+        at += count
+    return found

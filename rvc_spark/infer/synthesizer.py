@@ -28,6 +28,7 @@ from rvc_spark.infer.voice_layout import PITCH_CODES, NetConfig
 from rvc_spark.infer.voice_weights import WeightProblem, folded_weights
 
 NOISE_SCALE = 0.66666  # of the latent noise; not 2/3
+FLOW_STEP = 64  # frames; oneDNN makes and keeps kernels for each length
 HEAD_MARGIN = 24  # frames kept before `skip_head`, the reference's margin for the flow
 
 
@@ -289,7 +290,7 @@ class Synthesizer:
         count = keep[1] - keep[0] if stretched is None else stretched
         self._check_window(frames, keep, noise, count)
         plan = stretched_span(frames, keep, count, self.margin)
-        flowed = slice(max(plan.first - self.network.flow.MARGIN, 0), min(plan.last + self.network.flow.MARGIN, frames))
+        flowed = _flow_window(plan.first - self.network.flow.MARGIN, plan.last + self.network.flow.MARGIN, frames)
         hidden = self.network.enc_p.hidden(phone, None, pitch)[:, :, flowed]
         mean, log_scale = self.network.enc_p.project(hidden, None)
         drawn = noise.latent[:, :, flowed].to(mean)
@@ -369,6 +370,13 @@ class Synthesizer:
                 f"noise of other sizes than [1, {self.net.inter_channels}, {frames}] and [1, {samples}, 1]",
                 "Draw the noise for these frames.",
             )
+
+
+def _flow_window(first: int, last: int, frames: int) -> slice:
+    """Frames first..last and as many more as make the length a multiple of FLOW_STEP, of those that there are."""
+    count = min(-(-(last - first) // FLOW_STEP) * FLOW_STEP, frames)
+    start = min(max(first, 0), frames - count)
+    return slice(start, start + count)
 
 
 def _check_stream(stream: StreamWindow, frames: int) -> None:
