@@ -52,7 +52,7 @@ class Worker:
         }  # fmt: skip
 
     def convert(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The whole of a sound, as anybody would convert it; `keep` is a file for the samples."""
+        """The whole of a sound, as anybody would convert it; `keep` and `keep_f0` are files for samples and f0."""
         from rvc_spark.benchmark_machine import peak_bytes
 
         sound, settings = self._sound(job), self._settings(job)
@@ -62,6 +62,7 @@ class Worker:
         self._wait()
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         self._save(job, conversion.audio.samples)
+        self._save({"keep": job.get("keep_f0")}, conversion.result_f0)
         return {
             "seconds": seconds, "cpu_seconds": worked, "samples": conversion.frames, "rate": conversion.rate,
             "peak_bytes": peak_bytes(), "device_peak_bytes": self._device_peak(),

@@ -14,6 +14,7 @@ from rvc_spark.errors import ConfigError
 from rvc_spark.rvc_config import RVCConfig
 
 PRECISIONS = tuple(name for name in get_args(RVCConfig.model_fields["precision"].annotation) if name != "auto")
+PARTS = ("rows", "streaming", "loading", "distances")  # lists of a report
 ON_CPU, ON_CUDA = ("exact", "fast"), ("fp32", "fp16", "bf16")  # measured where nothing else was asked for
 
 
@@ -33,6 +34,7 @@ def add_benchmark(commands: Any) -> None:
     bench.add_argument("--folder", type=Path, help="where the networks are made and kept (default: TEMP/benchmark)")
     bench.add_argument("--no-streaming", action="store_true", help="leave the stream out")
     bench.add_argument("--no-loading", action="store_true", help="leave loading and switching out")
+    bench.add_argument("--no-distances", action="store_true", help="leave out what a faster precision costs in sound")
     bench.add_argument("--against", type=Path, metavar="DIR", help="a checkout of the reference, measured by turns")
     bench.add_argument("--python", help="the Python the reference runs in (default: this one)")
     bench.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="two reports; measures nothing")
@@ -49,6 +51,7 @@ def command_benchmark(arguments: argparse.Namespace) -> int:
         return _compare(arguments)
     from rvc_spark.benchmark import run_benchmark
     from rvc_spark.benchmark_against import run_against
+    from rvc_spark.benchmark_distance import run_distances
 
     for path in (arguments.output, arguments.plot):
         if path is not None and not path.resolve().parent.is_dir():
@@ -68,8 +71,9 @@ def command_benchmark(arguments: argparse.Namespace) -> int:
             report["against"] += rows
         else:
             found = run_benchmark(plan, tell)
-            report = report or {**found, "rows": [], "streaming": [], "loading": []}
-            for part in ("rows", "streaming", "loading"):
+            found["distances"] = [] if arguments.no_distances else run_distances(plan, tell)
+            report = report or {**found, **{part: [] for part in PARTS}}
+            for part in PARTS:
                 report[part] += found[part]
     _deliver(report, arguments)
     return 0

@@ -356,7 +356,7 @@ class VC:
 
 
 def _network_bytes(synthesizer: Synthesizer) -> int:
-    return sum(weight.nbytes for weight in synthesizer.network.state_dict().values())
+    return sum(weight.nbytes for weight in synthesizer.network.state_dict().values()) + synthesizer.decoder.nbytes
 
 
 def _index_bytes(index: RetrievalIndex) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvc_spark import benchmark, benchmark_against, benchmark_worker
+from rvc_spark import benchmark, benchmark_against, benchmark_distance, benchmark_worker
 from rvc_spark.benchmark import BenchmarkPlan, call_limit, load_request, percentile, run_benchmark
 from rvc_spark.benchmark_against import Rival, compare_sounds, run_against
 from rvc_spark.benchmark_compare import Thresholds, compare_reports, different_machines, read_report
+from rvc_spark.benchmark_distance import compare_pitch, run_distances
 from rvc_spark.benchmark_machine import machine, peak_bytes
 from rvc_spark.benchmark_models import FULL_SIZE, TINY_SIZE, make_models, speech
 from rvc_spark.benchmark_picture import draw_report
@@ -24,6 +25,7 @@ from rvc_spark.benchmark_stages import STAGES, StageClock
 from rvc_spark.cli import main
 from rvc_spark.errors import BenchmarkError, ConfigError, OutputError
 from rvc_spark.infer.random_voice import VoiceRecipe, config_of
+from rvc_spark.rvc_config import has_bf16
 
 MACHINE = {"processor": "a", "threads": 2, "gpu": None, "python": "3.11", "packages": {}, "load": 0.1, "cores": 2}
 ROW = {
@@ -143,7 +145,8 @@ def test_no_more_warm_calls_than_patience(worker, folder, models, monkeypatch):
 def test_the_whole_command_in_processes_of_its_own(folder, tmp_path, capsys):
     target = tmp_path / "report.json"
     words = ["benchmark", "--size", "tiny", "--folder", str(folder), "--seconds", "0.3", "--f0-method", "pm", "--runs"]
-    assert main([*words, "1", "--threads", "1", "--no-streaming", "--no-loading", "-o", str(target), "--json"]) == 0
+    words += ["1", "--threads", "1", "--no-streaming", "--no-loading", "--no-distances", "-o", str(target), "--json"]
+    assert main(words) == 0
     out, err = capsys.readouterr()
     report = read_report(target)
     assert json.loads(out) == report and "RTF" in err
@@ -242,6 +245,30 @@ def test_the_worker_reports_what_is_refused(monkeypatch, capsys, models):
     benchmark_worker.main()
     (line,) = capsys.readouterr().out.splitlines()
     assert "missing.pth" in json.loads(line.removeprefix(MARK))["error"]
+
+
+# --- what a precision costs -------------------------------------------------------------------------------------------
+
+
+def test_pitch_is_compared_where_both_are_voiced():
+    one, other = np.array([0.0, 100.0, 100.0, 200.0]), np.array([0.0, 100.0 * 2 ** (12 / 1200), 0.0, 200.0])
+    found = compare_pitch(one, other)
+    assert found["f0_cents_mean"] == pytest.approx(6) and found["f0_cents_most"] == pytest.approx(12)
+    assert found["voicing_differs"] == 0.25
+    assert compare_pitch(np.zeros(3), np.ones(3)) == {"f0_cents_mean": 0, "f0_cents_most": 0, "voicing_differs": 1}
+
+
+def test_a_precision_is_compared_with_float32(folder, models, monkeypatch):
+    monkeypatch.setattr(benchmark_distance, "ours", lambda threads: InProcess(benchmark_worker.Worker()))
+    plan = BenchmarkPlan(folder, (1.0,), precisions=("exact", "fast"), f0_methods=("pm",), sizes=TINY_SIZE)
+    lines: list[str] = []
+    rows = run_distances(plan, lines.append)
+    assert [row["voice"] for row in rows] == (["random", "demo"] if has_bf16("cpu") else [])
+    assert len(lines) == len(rows)
+    for row in rows:
+        assert row["precision"] == "bf16" and row["f0_cents_most"] == row["voicing_differs"] == 0
+        assert 0 < row["log_mel_db"] < row["log_mel_db_seed"]
+    assert all(row["log_mel_db"] < 0.15 for row in rows if row["voice"] == "demo"), "the trained voice sounds the same"
 
 
 # --- against the reference --------------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ class BlockDecoder:
         self._rows = RowDecoder(decoder, net, dtype) if self._on_cpu and rows_work(dtype) else None
         self.form = _form(self._on_cpu, self._rows, decoder.conv_pre.weight.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """What it keeps besides the network's weights."""
+        return 0 if self._rows is None else self._rows.nbytes
+
     def whole(self, latent: Tensor, excitation: Tensor | None, speaker: Tensor) -> Tensor:
         """Latent [B, C, T], excitation [B, 1, T * samples_per_frame] or None, speaker [B, gin, 1] -> [B, 1, N]."""
         if self._rows is None or latent.shape[0] > 1:

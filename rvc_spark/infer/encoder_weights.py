@@ -17,7 +17,7 @@ from torch import nn
 from rvc_spark.errors import EncoderFileError
 from rvc_spark.infer.encoder_sizes import EncoderSizes
 from rvc_spark.infer.hubert import Hubert
-from rvc_spark.safe_load import read_tensors, shown
+from rvc_spark.safe_load import all_finite, read_tensors, shown
 
 MAX_WEIGHT_BYTES = 6 * 1024**3
 _POSITION = "encoder.pos_conv_embed.conv."
@@ -97,7 +97,7 @@ def _check_weights(given: Mapping[str, torch.Tensor], expected: Mapping[str, tup
             )
         if not tensor.is_floating_point():
             raise EncoderFileError(f"{name} is refused: {key} has type {tensor.dtype}, needs a float type", _NEXT)
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise EncoderFileError(f"{name} is refused: {key} has numbers that are not finite", _NEXT)
     for key in given:
         if key not in expected:

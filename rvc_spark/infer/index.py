@@ -247,7 +247,7 @@ def _by_product(queries: np.ndarray, centroids: np.ndarray, nprobe: int) -> np.n
 
 
 def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """one @ other.T by torch: numpy's own threads wait in a loop after a product, and what torch does next stands still.
+    """one @ other.T by torch: numpy's own threads spin after a product, and what torch does next has to wait for them.
 
     That cost a tenth of a second per conversion on two cores.
     """

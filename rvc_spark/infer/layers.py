@@ -122,6 +122,11 @@ class PriorLayers(nn.Module):
         return masked(x, mask)
 
 
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are to come. Were some drawn without memory, torch would import its compiler first."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width))
+
+
 class PriorEncoder(nn.Module):
     """Content features and coarse pitch -> mean and log-scale of the latent of each frame."""
 
@@ -130,7 +135,7 @@ class PriorEncoder(nn.Module):
         self.scale = math.sqrt(net.hidden_channels)
         self.emb_phone = nn.Linear(net.content_dim, net.hidden_channels)
         if net.has_f0:
-            self.emb_pitch = nn.Embedding(256, net.hidden_channels)
+            self.emb_pitch = table(256, net.hidden_channels)
         self.encoder = PriorLayers(net)
         self.proj = nn.Conv1d(net.hidden_channels, 2 * net.inter_channels, 1)
 

@@ -27,7 +27,7 @@ from rvc_spark.infer.rmvpe_net import (
     sizes_of,
 )
 from rvc_spark.infer.row_conv import rows_work
-from rvc_spark.safe_load import read_tensors, shown
+from rvc_spark.safe_load import all_finite, read_tensors, shown
 
 SAMPLE_RATE = 16_000
 HOP = 160  # samples per frame
@@ -212,7 +212,7 @@ def _check_weights(weights: Mapping[str, torch.Tensor], network: RMVPENetwork, n
             raise PitchModelError(
                 f"{name} is refused: {key} has shape {list(tensor.shape)}, needs {list(expected[key])}", _NEXT
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.to(torch.float32)).all():
+        if not tensor.is_floating_point() or not all_finite(tensor):
             raise PitchModelError(f"{name} is refused: {key} has numbers that are not finite, or whole numbers", _NEXT)
         if key.endswith("running_var") and bool((tensor < 0).any()):
             raise PitchModelError(f"{name} is refused: {key} has negative variances", _NEXT)

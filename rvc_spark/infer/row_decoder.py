@@ -24,7 +24,7 @@ from rvc_spark.infer.layers import SLOPE
 from rvc_spark.infer.row_conv import RowConv, Stretch, as_matrix, as_rows, cut
 from rvc_spark.infer.voice_layout import CONV_KERNEL, NetConfig
 
-TILE_NUMBERS = 2**20  # of one tensor of a tile at most; larger ones leave the cache, smaller ones cost calls and context
+TILE_NUMBERS = 2**20  # of one tensor of a tile: larger ones leave the cache, smaller ones cost calls and context
 TILE_HALVES = 5  # how often the longest tile may be halved for the rest
 FIRST_FRAMES = 64  # of a tile of the first convolution
 
@@ -163,6 +163,7 @@ class RowDecoder:
 
     def __init__(self, decoder: Decoder, net: NetConfig, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self.nbytes = sum(weight.numel() for weight in decoder.parameters()) * dtype.itemsize  # a few are in float32
         self._per_frame = net.samples_per_frame
         self._pre = RowConv(decoder.conv_pre.weight.float(), decoder.conv_pre.bias.float())
         self._cond = decoder.cond

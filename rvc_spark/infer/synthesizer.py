@@ -21,11 +21,12 @@ from rvc_spark.infer.checkpoint import VoiceCheckpoint, VoiceInfo
 from rvc_spark.infer.decode_blocks import BlockDecoder
 from rvc_spark.infer.decoder import Decoder, Margin, receptive_field
 from rvc_spark.infer.half_products import halve_products
-from rvc_spark.infer.layers import Flow, PriorEncoder
+from rvc_spark.infer.layers import Flow, PriorEncoder, table
 from rvc_spark.infer.source import Excitation, Noise, WindowNoise, frame_phase, spread_phase
 from rvc_spark.infer.stretch import stretched_span
 from rvc_spark.infer.voice_layout import PITCH_CODES, NetConfig
 from rvc_spark.infer.voice_weights import WeightProblem, folded_weights
+from rvc_spark.safe_load import all_finite
 
 NOISE_SCALE = 0.66666  # of the latent noise; not 2/3
 FLOW_STEP = 64  # frames; oneDNN makes and keeps kernels for each length
@@ -40,7 +41,7 @@ class VoiceNetwork(nn.Module):
         self.enc_p = PriorEncoder(net)
         self.flow = Flow(net)
         self.dec = Decoder(net)
-        self.emb_g = nn.Embedding(net.speakers, net.gin_channels)
+        self.emb_g = table(net.speakers, net.gin_channels)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def load_synthesizer(
 
 def _narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     narrow = weight.to(dtype).contiguous()
-    if dtype == torch.float16 and not bool(torch.isfinite(narrow).all()):
+    if dtype == torch.float16 and not all_finite(narrow):
         raise VoiceFileError(f"tensor '{name}' of the voice exceeds half precision", "Use fp32 or bf16 for this voice.")
     return narrow
 

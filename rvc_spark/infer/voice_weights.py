@@ -15,6 +15,7 @@ import torch
 
 from rvc_spark.infer.mrf import hifigan_names
 from rvc_spark.infer.voice_layout import Layout, NetConfig, Weight, expected_tensors
+from rvc_spark.safe_load import all_finite
 
 POSTERIOR = "enc_q."  # the posterior encoder: training only, left over in some voices
 SPELLINGS = (
@@ -94,7 +95,7 @@ def _no_more(tensors: Mapping[str, Shaped], layout: Layout, weights: dict[str, t
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raises WeightProblem naming the first tensor with an infinite or undefined number in it."""
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             raise WeightProblem(f"tensor {ascii(name[:100])} holds infinite or undefined numbers (over-trained?)")
 
 
@@ -115,7 +116,7 @@ def folded_weights(tensors: Mapping[str, torch.Tensor], net: NetConfig) -> dict[
     folded: dict[str, torch.Tensor] = {}
     for module, parts in found.weights.items():
         weight = tensors[parts[0]].float() if len(parts) == 1 else fold(tensors[parts[0]], tensors[parts[1]])
-        if len(parts) == 2 and not bool(torch.isfinite(weight).all()):
+        if len(parts) == 2 and not all_finite(weight):
             raise WeightProblem(f"tensor '{parts[1]}' has a row of zeros, so its normalised weight is undefined")
         folded[f"{renamed.get(module, module)}.weight"] = weight
     for name in found.others:
