@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rvc-spark", "torch", "numpy", "scipy", "transformers", "praat-parselmouth", "onnxruntime")
+PACKAGES = ("rvc-spark", "torch", "numpy", "scipy", "praat-parselmouth", "onnxruntime")
 STATUS, PROCESSORS = Path("/proc/self/status"), Path("/proc/cpuinfo")
 
 

@@ -44,7 +44,7 @@ MENDABLE_EXTENSIONS = ("_torchaudio", "libtorchaudio", "torchaudio_prefixctc")
 
 # What it is for, the modules behind it, and whether nothing works without it.
 PARTS = (
-    ("conversion", "torch transformers faiss", True),
+    ("conversion", "torch faiss", True),
     ("sound files", "soundfile soxr av scipy", True),
     ("speech", "espeakng_loader", True),
     ("command line", "rich pydantic_settings yaml", True),

@@ -265,13 +265,15 @@ def open_session(path: str | Path, threads: int = 0) -> Any:
     """onnxruntime's session on the CPU; 0 threads are all cores. Raises MissingPackageError, ExportError."""
     _need("onnxruntime")
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    refusals = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # onnxruntime has a class of its own for each error, in no common tree
+    except (*refusals, RuntimeError, ValueError) as problem:  # it has a class for each error, without a common one
         raise ExportError(
             f"onnxruntime refuses {Path(path).name}: {str(problem)[:300]}", "Export it again."
         ) from problem
