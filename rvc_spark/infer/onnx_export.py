@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,8 +235,15 @@ def _export(
             ) from problem
     program.model.metadata_props.update({name: str(value) for name, value in metadata.items()})
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.part.onnx")
+    return kept_if_same(lambda: program.save(str(temporary), external_data=False), temporary, path, checks)
+
+
+def kept_if_same(
+    write: Callable[[], object], temporary: Path, path: Path, checks: list[tuple[dict[str, np.ndarray], np.ndarray]]
+) -> Exported:
+    """Write `temporary` and call it `path` if it gives what is expected. Raises ExportError, OutputError."""
     try:
-        program.save(str(temporary), external_data=False)
+        write()
         difference = max(compare(temporary, inputs, expected) for inputs, expected in checks)
         inputs, outputs = _signature(temporary)
         os.replace(temporary, path)
