@@ -26,6 +26,7 @@ def command_export(arguments: argparse.Namespace) -> int:
     from rvc_spark.infer.synthesizer import load_synthesizer
     from rvc_spark.infer.voice_files import find_voice
     from rvc_spark.rvc_config import RVCConfig
+    from rvc_spark.rvc_modules import VC
 
     config = RVCConfig()
     path = find_voice(arguments.voice, [config.weights_dir, config.demo_dir])
@@ -36,8 +37,7 @@ def command_export(arguments: argparse.Namespace) -> int:
         from rvc_spark.infer.content import load_content_encoder
         from rvc_spark.infer.onnx_export import export_encoder
 
-        own = path.parent / "content_encoder"
-        encoder = load_content_encoder(own if own.is_dir() else config.hubert_path)
+        encoder = load_content_encoder(VC(config).encoder_path(path))
         _tell(export_encoder(encoder, synthesizer.info.version, arguments.encoder), "encoder", arguments.json)
     return 0
 

@@ -73,7 +73,7 @@ class RVCConfig(BaseSettings):
     temp: Path | None = None  # scratch and the demo's output
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: Literal["auto", "exact", "fast", "fp32", "fp16", "bf16"] = "auto"  # see `precision_choice`
-    voice_memory: int = Field(  # MiB of voices and indexes kept ready for a switch back; a usual voice takes 110
+    voice_memory: int = Field(  # MiB of voices and indexes kept ready for a switch back; a usual voice takes 160
         default=512, ge=0, le=1 << 20
     )
     spark: Path | None = None  # folder of a Spark-TTS checkpoint, as published

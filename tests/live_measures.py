@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from rvc_spark.infer.mel_distance import log_mel_distance
-
-__all__ = ["click_score", "join_places", "join_scores", "log_mel_distance"]
-
 
 def click_score(sound: np.ndarray, at: int, rate: int) -> float:
     """Energy of the second difference within 5 ms of a place over that of the loudest other 10 ms within 60 ms, in dB.

@@ -11,8 +11,9 @@ import torch
 
 from rvc_spark.infer.pipeline import Engines
 from rvc_spark.infer.pitch import PitchTracker
+from rvc_spark.infer.random_voice import VoiceRecipe
 from rvc_spark.infer.synthesizer import load_synthesizer
-from tests.voice_maker import VoiceRecipe, make_voice
+from tests.voice_maker import make_voice
 
 
 class ProjectionEncoder:

@@ -21,11 +21,12 @@ import torch
 
 from rvc_spark.audio import Audio, encode_audio
 from rvc_spark.errors import RvcSparkError
+from rvc_spark.infer.random_voice import VoiceRecipe, voice_parts
 from rvc_spark.processing.utils import split_text_and_validate
 from rvc_spark.rvc_config import RVCConfig
 from rvc_spark.rvc_init import convert_folder, init_rvc, speak
 from rvc_spark.rvc_modules import VC
-from tests.voice_maker import VoiceRecipe, save_parts, save_voice, voice_parts
+from tests.voice_maker import save_parts, save_voice
 
 DEMO = RVCConfig().demo_dir
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 57582639\n"

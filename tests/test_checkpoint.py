@@ -11,7 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn.utils.parametrizations import weight_norm
-from voice_maker import (
+from voice_maker import make_voice, save_parts, save_voice
+
+from rvc_spark.errors import MissingPackageError, OutputError, VoiceFileError
+from rvc_spark.infer.checkpoint import inspect_checkpoint, make_checkpoint, read_checkpoint, write_checkpoint
+from rvc_spark.infer.random_voice import (
     CLASSIC,
     FOLDED,
     PARAMETRIZED,
@@ -19,14 +23,8 @@ from voice_maker import (
     UPSAMPLING,
     VoiceRecipe,
     config_of,
-    make_voice,
-    save_parts,
-    save_voice,
     voice_parts,
 )
-
-from rvc_spark.errors import MissingPackageError, OutputError, VoiceFileError
-from rvc_spark.infer.checkpoint import inspect_checkpoint, make_checkpoint, read_checkpoint, write_checkpoint
 from rvc_spark.infer.synthesizer import VoiceNetwork
 from rvc_spark.infer.voice_layout import MRF, Traits, parse_config
 from rvc_spark.infer.voice_weights import fold, folded_weights

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from hostile_files import refused, torch_zip
-from voice_maker import VoiceRecipe, save_parts, save_voice, voice_parts
+from voice_maker import save_parts, save_voice
 
 from rvc_spark.errors import VoiceFileError
 from rvc_spark.infer.checkpoint import read_checkpoint
+from rvc_spark.infer.random_voice import VoiceRecipe, voice_parts
 
 # --- models of other programs ----------------------------------------------------------------------------------------
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from hostile_files import old_container, refused, torch_zip
-from voice_maker import VoiceRecipe, save_parts, voice_parts
+from voice_maker import save_parts
 
 from rvc_spark import safe_load
 from rvc_spark.errors import PitchModelError, VoiceFileError
 from rvc_spark.infer.checkpoint import read_checkpoint
+from rvc_spark.infer.random_voice import VoiceRecipe, voice_parts
 from rvc_spark.safe_load import read_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "rvc"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_measures import join_places, join_scores, log_mel_distance
+from live_measures import join_places, join_scores
 
 from rvc_spark.audio import Audio, read_audio, resample
 from rvc_spark.errors import AudioError, ConfigError
@@ -20,6 +20,7 @@ from rvc_spark.infer.live_recent import Recent
 from rvc_spark.infer.live_resample import needed_input, resampled_span
 from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.live_source import LiveSource
+from rvc_spark.infer.mel_distance import log_mel_distance
 from rvc_spark.infer.peak_guard import PeakGuard
 from rvc_spark.infer.pipeline import OUTPUT_PEAK, Engines, Rendering, drain
 from rvc_spark.infer.segments import highpass

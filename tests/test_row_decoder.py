@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from voice_maker import VoiceRecipe, make_voice
+from voice_maker import make_voice
 
 from rvc_spark.infer import row_decoder
+from rvc_spark.infer.random_voice import VoiceRecipe
 from rvc_spark.infer.row_conv import RowConv, as_matrix, as_rows, rows_work
 from rvc_spark.infer.row_decoder import RowDecoder, tiles
 from rvc_spark.infer.synthesizer import load_synthesizer

@@ -9,11 +9,12 @@ import pytest
 import torch
 from reference_vectors import normal, recipe_voice, rising_pitch
 from torch.nn import functional as F
-from voice_maker import UPSAMPLING, VoiceRecipe, content_for, make_voice
+from voice_maker import content_for, make_voice
 
 from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
 from rvc_spark.infer import decode_blocks, layers
 from rvc_spark.infer.decoder import Margin, receptive_field
+from rvc_spark.infer.random_voice import UPSAMPLING, VoiceRecipe
 from rvc_spark.infer.source import (
     Excitation,
     GivenNoise,

@@ -14,19 +14,7 @@ import numpy as np
 import torch
 
 from rvc_spark.infer.checkpoint import VoiceCheckpoint, make_checkpoint
-from rvc_spark.infer.random_voice import (
-    CLASSIC,
-    CONTENT_WIDTH,
-    FOLDED,
-    PARAMETRIZED,
-    SPELLINGS,
-    UPSAMPLING,
-    VoiceRecipe,
-    config_of,
-    voice_parts,
-)
-
-__all__ = ["CLASSIC", "FOLDED", "PARAMETRIZED", "SPELLINGS", "UPSAMPLING", "config_of"]
+from rvc_spark.infer.random_voice import CONTENT_WIDTH, VoiceRecipe, voice_parts
 
 
 def save_parts(path: Path, weights: Any, document: dict[str, Any], *, legacy: bool = False) -> Path:

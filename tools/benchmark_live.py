@@ -25,6 +25,7 @@ from rvc_spark.audio import Audio, crossfade, read_audio
 from rvc_spark.infer.live_blocks import LiveBlocks
 from rvc_spark.infer.live_settings import LiveSettings
 from rvc_spark.infer.live_source import LiveSource
+from rvc_spark.infer.mel_distance import log_mel_distance
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.rvc_modules import VC, Conversion
 
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         samples, late = result.audio.samples, round(0.02 * result.rate)
         other = vc.convert(sound, settings, seed=1).audio.samples
         for name, changed in (("other_seed_db", other), ("one_frame_late_db", np.roll(samples, late))):
-            marks[name] += tools().log_mel_distance(samples, changed, result.rate) / len(sounds)
+            marks[name] += log_mel_distance(samples, changed, result.rate) / len(sounds)
     rows = []
     for context in options.context:
         for lookahead in options.lookahead:
@@ -140,7 +141,7 @@ def compared(samples: np.ndarray, blocks_f0: list[np.ndarray], exact: Conversion
     places = tools().join_places(len(reference), grid.block * rate // 100, grid.crossfade * rate // 100)
     worst, natural = tools().join_scores(samples, reference, places, rate)
     figures = {
-        "log_mel_db": tools().log_mel_distance(reference, samples, rate),
+        "log_mel_db": log_mel_distance(reference, samples, rate),
         "join_worst_db": worst, "join_whole_db": natural, "f0_median_cents": 0.0, "voicing_agrees": 1.0,
     }  # fmt: skip
     if exact.result_f0 is not None and len(blocks_f0) and blocks_f0[0] is not None:

@@ -197,8 +197,12 @@ def load_content_encoder(
         ConfigError: half precision on a device without it.
     """
     path, device = Path(path), torch.device(device)
-    halves = {"cuda": (torch.float16, torch.bfloat16), "cpu": (torch.bfloat16,) * has_bf16("cpu")}.get(device.type, ())
-    if dtype not in (torch.float32, torch.float64, *halves):
+    allowed = {torch.float32, torch.float64}
+    if device.type == "cuda":
+        allowed |= {torch.float16, torch.bfloat16}
+    elif device.type == "cpu" and has_bf16("cpu"):
+        allowed.add(torch.bfloat16)
+    if dtype not in allowed:
         raise ConfigError(f"the content encoder cannot run in {dtype} on {device}", "Use float32 there.")
     try:
         if path.name in ("config.json", "model.safetensors", "pytorch_model.bin"):

@@ -1,9 +1,9 @@
 """Weights into a content encoder: names, shapes, types and values checked before the network gets them.
 
-The network is laid out without storage and given the file's tensors directly, so a wrong file
-costs no memory and every key must match (references load non-strictly, and a wrong file silently gives noise).
-Weight norm of the positional convolution is folded into one weight here, in float32. The module refuses to know files'
-containers, sounds and features.
+The network is laid out without storage and given the file's tensors directly, so a wrong file costs no memory and every
+key must match (references load non-strictly, and a wrong file silently gives noise). Weight norm of the positional
+convolution is folded into one weight here, in float32. The module refuses to know files' containers, sounds and
+features.
 """
 
 from __future__ import annotations

@@ -18,10 +18,6 @@ class HalfConv(nn.Module):
         super().__init__()
         self.layer, self._dtype = layer.to(dtype), dtype
 
-    @property
-    def weight(self) -> Tensor:
-        return self.layer.weight
-
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.to(self._dtype)).float()
 

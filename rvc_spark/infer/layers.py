@@ -124,7 +124,7 @@ class PriorLayers(nn.Module):
 
 def table(rows: int, width: int) -> nn.Embedding:
     """An embedding whose weights are to come. Were some drawn without memory, torch would import its compiler first."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width))
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 class PriorEncoder(nn.Module):

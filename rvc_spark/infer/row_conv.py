@@ -37,7 +37,7 @@ def cut(rows: Tensor, start: int, count: int) -> Tensor:
 
 
 @dataclass
-class Stretch:
+class RowSpan:
     """Rows of a time axis that has moments 0 to `length`: row r is moment `first + r`."""
 
     rows: Tensor

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from rvc_spark.infer.decoder import LAST_SLOPE, Decoder, LightBranch
 from rvc_spark.infer.layers import SLOPE
-from rvc_spark.infer.row_conv import RowConv, Stretch, as_matrix, as_rows, cut
+from rvc_spark.infer.row_conv import RowConv, RowSpan, as_matrix, as_rows, cut
 from rvc_spark.infer.voice_layout import CONV_KERNEL, NetConfig
 
 TILE_NUMBERS = 2**20  # of one tensor of a tile: larger ones leave the cache, smaller ones cost calls and context
@@ -43,19 +43,19 @@ class RowBranch:
         self._dtype = dtype
         self.lost = sum(conv.reach for step in self._steps for conv in step) // 2
 
-    def __call__(self, x: Stretch, heard: Tensor) -> Tensor:
+    def __call__(self, x: RowSpan, heard: Tensor) -> Tensor:
         """The branch's result, float32, shorter than x by `lost` rows at both ends; x is left as it is.
 
         heard: `bent(x)`.
         """
         for number, step in enumerate(self._steps):
-            y = Stretch(heard if number == 0 else bent(x.rows, self._dtype), x.first, x.length)
+            y = RowSpan(heard if number == 0 else bent(x.rows, self._dtype), x.first, x.length)
             for conv in step[:-1]:
-                y = Stretch(conv(y.rows, SLOPE), y.first + conv.reach // 2, x.length)
+                y = RowSpan(conv(y.rows, SLOPE), y.first + conv.reach // 2, x.length)
                 y.silence_outside()
             first = y.first + step[-1].reach // 2
             before = x.window(first, y.rows.shape[3] - step[-1].reach)
-            x = Stretch(self._added(step[-1], y.rows, before, own=number > 0), first, x.length)
+            x = RowSpan(self._added(step[-1], y.rows, before, own=number > 0), first, x.length)
             x.silence_outside()
         return x.rows
 
@@ -85,7 +85,7 @@ class RowUp:
         """First input row and the one after the last that output rows first..last depend on."""
         return (first + self._padding) // self.rate - self._taps + 1, (last - 1 + self._padding) // self.rate + 1
 
-    def __call__(self, x: Stretch, first: int, count: int) -> Tensor:
+    def __call__(self, x: RowSpan, first: int, count: int) -> Tensor:
         """`count` output rows from row `first` on, as a matrix."""
         begin, _ = self.needs(first, first + count)
         # whatever the place of the tile on the grid of the input, as many rows, so that there is one kernel
@@ -115,7 +115,7 @@ class RowStage:
         """The rows of the stage before that rows first..last of the sum, out of `length`, depend on."""
         return self.up.needs(max(first - self._reach, 0), min(last + self._reach, length))
 
-    def __call__(self, x: Stretch, source: Tensor | None, first: int, last: int, slope: float) -> Stretch:
+    def __call__(self, x: RowSpan, source: Tensor | None, first: int, last: int, slope: float) -> RowSpan:
         """Rows first..last of the sum of the branches through the next leaky ReLU, from such a sum before it.
 
         source: [N], the excitation of all frames.
@@ -125,20 +125,20 @@ class RowStage:
         for at, count, kept in tiles(last - first, TILE_NUMBERS // self._channels, 2 * self._reach):
             total = self._sum(x, source, first + at, count, length)
             out[at : at + kept] = F.leaky_relu_(as_matrix(cut(total, 0, kept)), slope)
-        return Stretch(as_rows(out), first, length)
+        return RowSpan(as_rows(out), first, length)
 
-    def _sum(self, x: Stretch, source: Tensor | None, first: int, count: int, length: int) -> Tensor:
+    def _sum(self, x: RowSpan, source: Tensor | None, first: int, count: int, length: int) -> Tensor:
         """`count` rows of the sum of the branches from row `first` on."""
         start, rows = first - self._reach, count + 2 * self._reach
         matrix = self.up(x, start, rows)
         if self._noise is not None and source is not None:
             matrix.addmm_(self._windows(source, start, rows), self._noise)
-        raised = Stretch(as_rows(matrix), start, length)
+        raised = RowSpan(as_rows(matrix), start, length)
         raised.silence_outside()
         heard, total = bent(raised.rows, self._dtype), None
         for branch in self._branches:
             skipped, rows = self._reach - branch.lost, count + 2 * branch.lost
-            part = Stretch(cut(raised.rows, skipped, rows), start + skipped, length)
+            part = RowSpan(cut(raised.rows, skipped, rows), start + skipped, length)
             made = branch(part, cut(heard, skipped, rows))
             total = made if total is None else total.add_(made)
         return total
@@ -198,16 +198,16 @@ class RowDecoder:
             x = stage(x, heard, *wanted.pop(), SLOPE if wanted else LAST_SLOPE)
         return self._last(x, first, last)
 
-    def _first_rows(self, z: Tensor, speaker: Tensor, first: int, last: int) -> Stretch:
-        latent = Stretch(as_rows(z[0].T.float().contiguous()), 0, z.shape[2])
+    def _first_rows(self, z: Tensor, speaker: Tensor, first: int, last: int) -> RowSpan:
+        latent = RowSpan(as_rows(z[0].T.float().contiguous()), 0, z.shape[2])
         reach, told = self._pre.reach, as_matrix(self._cond(speaker).float()[:, :, None])
         out = torch.empty(last - first, told.shape[1])
         for at, count, kept in tiles(last - first, FIRST_FRAMES, reach):
             rows = self._pre(latent.window(first + at - reach // 2, count + reach))
             torch.add(as_matrix(cut(rows, 0, kept)), told, out=out[at : at + kept])
-        return Stretch(as_rows(F.leaky_relu_(out, SLOPE)), first, z.shape[2])
+        return RowSpan(as_rows(F.leaky_relu_(out, SLOPE)), first, z.shape[2])
 
-    def _last(self, x: Stretch, first: int, last: int) -> Tensor:
+    def _last(self, x: RowSpan, first: int, last: int) -> Tensor:
         reach, sound = self._post.reach, torch.empty(last - first)
         for at, count, kept in tiles(last - first, TILE_NUMBERS // x.rows.shape[1], reach):
             rows = self._post(x.window(first + at - reach // 2, count + reach))
