@@ -12,6 +12,7 @@ import triton_python_backend_utils as backend
 from rvc_spark.tts.triton_service import SparkService
 from rvc_spark.tts.triton_service_bls import ServerModels
 from rvc_spark.tts.triton_service_desk import SpeechDesk
+from rvc_spark.tts.triton_service_frozen import FrozenWatch
 
 
 class TritonPythonModel:
@@ -22,6 +23,8 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         streaming = backend.using_decoupled_model_transaction_policy(config)
         self.desk = SpeechDesk(backend, SparkService(config, ServerModels(backend)), streaming=streaming)
+        self.watch = FrozenWatch()
+        self.watch.start()
 
     def execute(self, requests: list) -> None:
         """Take the requests; each is answered from a thread of its own."""
@@ -31,3 +34,4 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """End the threads."""
         self.desk.close()
+        self.watch.close()
