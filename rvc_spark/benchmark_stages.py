@@ -90,17 +90,17 @@ class _Watched:
 @contextmanager
 def watched(engines: Engines, clock: StageClock) -> Iterator[Engines]:
     """The engines, each counted under its stage while this is entered."""
-    tracker, index, synthesizer = engines.tracker, engines.index, engines.synthesizer
-    encoder, flow = synthesizer.network.enc_p, synthesizer.network.flow
-    places = ((encoder, "hidden"), (encoder, "project"), (flow, "forward"))
+    encoder, tracker, index, synthesizer = engines.encoder, engines.tracker, engines.index, engines.synthesizer
+    prior, flow = synthesizer.network.enc_p, synthesizer.network.flow
+    places = ((prior, "hidden"), (prior, "project"), (flow, "forward"))
     for module, name in places:
         setattr(module, name, clock.timed(PRIOR, getattr(module, name)))
     try:
         yield replace(
             engines,
-            encoder=_Watched(engines.encoder, {"features": clock.timed("content", engines.encoder.features)}),
+            encoder=_Watched(encoder, {"features_of_many": clock.timed("content", encoder.features_of_many)}),
             tracker=None if tracker is None else replace(tracker, raw=clock.timed("pitch", tracker.raw)),
-            index=None if index is None else _Watched(index, {"blend": clock.timed("retrieval", index.blend)}),
+            index=None if index is None else _Watched(index, {"blended": clock.timed("retrieval", index.blended)}),
             synthesizer=_Watched(
                 synthesizer, {"window_blocks": clock.timed_steps(SYNTHESIS, synthesizer.window_blocks)}
             ),

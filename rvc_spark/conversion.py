@@ -22,7 +22,7 @@ from rvc_spark.audio import (
     open_writer,
 )
 from rvc_spark.errors import AudioError, OutputError
-from rvc_spark.infer.pipeline import Rendering, Source
+from rvc_spark.infer.pipeline import Rendered, Rendering, Source
 from rvc_spark.infer.sample_store import SampleStore
 from rvc_spark.infer.segments import SAMPLE_RATE
 from rvc_spark.infer.settings import ConversionSettings
@@ -93,6 +93,33 @@ class Conversion:
             "settings": self.settings.as_dict(),
             **({} if self.watermark is None else {"watermark": self.watermark.report()}),
         }
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """What is told of every conversion of a run: the voice's name, how, which engines and why, the watermark."""
+
+    voice: str
+    settings: ConversionSettings
+    engines: dict[str, Choice]
+    watermark: str | None
+
+    def finished(self, rendered: Rendered, recording: Source, elapsed: float) -> Conversion:
+        """The result for its user, `elapsed` seconds of work after it was begun."""
+        return Conversion(
+            voice=self.voice,
+            settings=self.settings,
+            engines={**self.engines, "key": Choice(f"{rendered.key:+g}", rendered.key_reason)},
+            source_f0=rendered.source_f0,
+            result_f0=rendered.result_f0,
+            rate=rendered.store.rate,
+            frames=len(rendered.store),
+            source_seconds=recording.seconds,
+            elapsed=elapsed,
+            path=None,
+            _store=rendered.store,
+            _default_watermark=self.watermark,
+        )
 
 
 class BlockConversion:

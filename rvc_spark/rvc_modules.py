@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from rvc_spark.audio import Audio, EncodeOptions
 from rvc_spark.conversion import (
     BlockConversion,
     Conversion,
+    ConversionJob,
     SoundSource,
     read_source,
     refuse_overwriting,
     watermarked,
 )
-from rvc_spark.errors import AssetError, EncoderFileError, VoiceFileError
+from rvc_spark.conversion_many import converted_many
+from rvc_spark.errors import AssetError, EncoderFileError, RvcSparkError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceInfo, read_checkpoint
 from rvc_spark.infer.content import ContentEncoder, load_content_encoder
 from rvc_spark.infer.index import RetrievalIndex, read_index
+from rvc_spark.infer.index_device import DeviceIndex
 from rvc_spark.infer.index_find import find_index
 from rvc_spark.infer.lazy_encoder import LazyEncoder
 from rvc_spark.infer.live import LiveConversion
@@ -183,6 +186,15 @@ class VC:
     def _index_for(self, path: Path) -> RetrievalIndex:
         return self._kept.get(path, "index", lambda: read_index(path), _index_bytes)
 
+    def _index_on_device(self, index: RetrievalIndex | None) -> RetrievalIndex | DeviceIndex | None:
+        """The index as conversion searches it: on a GPU, where there is one."""
+        device = self.device.value
+        if index is None or not device.startswith("cuda"):
+            return index
+        return self._kept.get(
+            index.path, ("index", device), lambda: DeviceIndex(index, device), lambda made: made.nbytes
+        )
+
     def _chosen_index(self, voice: Path, info: VoiceInfo, index: str | Path | None) -> Choice:
         if index is None:
             return Choice("", "switched off")
@@ -236,7 +248,7 @@ class VC:
         if settings.f0_curve:
             read_f0_curve(settings.f0_curve)  # a damaged curve is refused before any work
         tracker = self._tracker(settings) if info.has_f0 else None
-        index = voice.index if settings.index_rate > 0 else None
+        index = self._index_on_device(voice.index) if settings.index_rate > 0 else None
         choices = {
             "device": self.device,
             "precision": self.precision,
@@ -277,20 +289,8 @@ class VC:
             rendered = yield from Rendering(recording, engines, settings, cutting).steps()
         finally:
             recording.store.close()
-        conversion = Conversion(
-            voice=voice.name,
-            settings=settings,
-            engines={**choices, "key": Choice(f"{rendered.key:+g}", rendered.key_reason)},
-            source_f0=rendered.source_f0,
-            result_f0=rendered.result_f0,
-            rate=rendered.store.rate,
-            frames=len(rendered.store),
-            source_seconds=recording.frames / recording.rate,
-            elapsed=time.perf_counter() - started,
-            path=None,
-            _store=rendered.store,
-            _default_watermark=options.watermark,
-        )
+        job = ConversionJob(voice.name, settings, choices, options.watermark)
+        conversion = job.finished(rendered, recording, time.perf_counter() - started)
         if output is not None:
             conversion.save(output, options)
         return conversion
@@ -317,6 +317,19 @@ class VC:
         """
         settings = (settings or ConversionSettings()).changed(**changes)
         return drain(self.convert_steps(source, settings, output=output, options=options), on_progress)
+
+    def convert_many(
+        self, sources: Iterable[SoundSource], settings: ConversionSettings | None = None, **changes: Any
+    ) -> Iterator[Conversion | RvcSparkError]:
+        """`convert` of many sounds, in order; on a GPU those of equal length are converted at once.
+
+        Where a sound cannot be read, its error takes the place of its result. `elapsed` of a result is its share.
+        Raises what `convert` raises before any sound is read.
+        """
+        settings = (settings or ConversionSettings()).changed(**changes)
+        voice, engines, choices = self._engines(settings)
+        job = ConversionJob(voice.name, settings, choices, watermarked(None, self.config.watermark).watermark)
+        return converted_many(sources, engines, job, together=self.device.value.startswith("cuda"))
 
     def convert_blocks(
         self, source: SoundSource, settings: ConversionSettings | None = None, **changes: Any

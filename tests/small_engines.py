@@ -24,8 +24,11 @@ class ProjectionEncoder:
         self.dims = {"v1": width, "v2": width}
 
     def features(self, samples: np.ndarray, version: str) -> torch.Tensor:
-        windows = torch.from_numpy(np.ascontiguousarray(samples, np.float32)).unfold(0, 400, 320)
-        return torch.tanh(windows @ self._matrix)[None]
+        return self.features_of_many([samples], version)
+
+    def features_of_many(self, sounds: list[np.ndarray], version: str) -> torch.Tensor:
+        windows = torch.from_numpy(np.stack(sounds).astype(np.float32)).unfold(1, 400, 320)
+        return torch.tanh(windows @ self._matrix)
 
 
 def steady_tracker(hertz: float = 150.0) -> PitchTracker:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rvc_spark.audio import Audio, resample
 from rvc_spark.conversion import read_source
@@ -43,8 +44,8 @@ def render(sound: Audio, engines, cutting: Cutting | None = None, **settings) ->
 class MeanIndex:
     """Stands for a retrieval index: each frame's neighbour is the mean frame. Enough, as only places matter here."""
 
-    def blend(self, features: np.ndarray, rate: float, k: int = 8) -> np.ndarray:
-        return (rate * features.mean(axis=0) + (1 - rate) * features).astype(np.float32)
+    def blended(self, features: torch.Tensor, rate: float, k: int = 8) -> torch.Tensor:
+        return rate * features.mean(dim=0) + (1 - rate) * features
 
 
 @pytest.fixture(scope="module")

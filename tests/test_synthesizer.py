@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from voice_maker import content_for, make_voice
 
 from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
-from rvc_spark.infer import decode_blocks, layers
+from rvc_spark.infer import decode_blocks, half_products, layers
 from rvc_spark.infer.decoder import Margin, receptive_field
 from rvc_spark.infer.random_voice import UPSAMPLING, VoiceRecipe
 from rvc_spark.infer.source import (
@@ -26,6 +26,7 @@ from rvc_spark.infer.source import (
 from rvc_spark.infer.stretch import stretched_span
 from rvc_spark.infer.synthesizer import StreamWindow, load_synthesizer
 from rvc_spark.infer.voice_layout import MRF
+from rvc_spark.rvc_config import has_bf16
 
 VECTOR = 2e-5  # the reference's numbers are given to six digits
 WINDOW = 2e-5
@@ -287,6 +288,7 @@ def test_single_precision_is_close_to_double():
     )
 
 
+@pytest.mark.skipif(not has_bf16("cpu"), reason="this processor has no bfloat16 products")
 def test_bfloat16_keeps_the_source_exact_and_the_sound_close():
     recipe = VoiceRecipe(seed=12)
     inputs = content_for(recipe, 200)
@@ -302,6 +304,12 @@ def test_half_precision_is_refused_where_it_cannot_work():
         loaded(VoiceRecipe(), dtype=torch.float16)
     with pytest.raises(ConfigError, match="not a float type"):
         loaded(VoiceRecipe(), dtype=torch.int32)
+
+
+def test_bfloat16_is_refused_by_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(half_products, "has_bf16", lambda device: False)
+    with pytest.raises(ConfigError, match="no bfloat16 products"):
+        loaded(VoiceRecipe(), dtype=torch.bfloat16)
 
 
 # --- refused inputs --------------------------------------------------------------------------------------------------

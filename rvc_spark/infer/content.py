@@ -11,6 +11,7 @@ exactly. The module refuses to know pitch, voices and segments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -93,10 +94,15 @@ class ContentEncoder:
             AudioError: too short, too long, not finite, not one-dimensional.
             EncoderFileError: the encoder has no features of this version.
         """
+        return self.features_of_many([samples], version)
+
+    def features_of_many(self, sounds: Sequence[np.ndarray | torch.Tensor], version: Version) -> torch.Tensor:
+        """`features` of several sounds of one length at once: float32 [B, F, D]. Raises as it does."""
         if version not in self.dims:
             raise ConfigError(f"content version is {version!r}", "It must be 'v1' or 'v2'.")
         if version == "v2":
-            return self.hidden(samples, self.sizes.layers)
+            with torch.no_grad():
+                return self._run(sounds, self.sizes.layers).float()
         if self._projection is None or self.dims["v1"] is None:
             why = (
                 "no final_proj tensors"
@@ -105,7 +111,7 @@ class ContentEncoder:
             )
             raise EncoderFileError(f"{shown(self.path.name)} cannot serve v1 voices: it has {why}", _NEXT)
         with torch.no_grad():
-            return self._projection(self._run(samples, self.sizes.v1_layer)).float()
+            return self._projection(self._run(sounds, self.sizes.v1_layer)).float()
 
     def hidden(self, samples: np.ndarray | torch.Tensor, layer: int) -> torch.Tensor:
         """Output of one transformer layer, counted from 1 (0 is the input of the first); only those up to it are run.
@@ -120,7 +126,7 @@ class ContentEncoder:
         if not 0 <= layer <= self.sizes.layers:
             raise ConfigError(f"content layer is {layer}", f"This encoder has layers 0 to {self.sizes.layers}.")
         with torch.no_grad():
-            return self._run(samples, layer).float()
+            return self._run([samples], layer).float()
 
     def convolutional(self, samples: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Output of the convolutions, before the transformer: float32 [1, F, C]."""
@@ -166,8 +172,12 @@ class ContentEncoder:
             wave = nn.functional.layer_norm(wave, wave.shape)
         return wave.to(self._dtype)[None]
 
-    def _run(self, samples: np.ndarray | torch.Tensor, layer: int) -> torch.Tensor:
-        return self._model.transformed(self._convolve(self._waveform(samples)), layer)
+    def _run(self, sounds: Sequence[np.ndarray | torch.Tensor], layer: int) -> torch.Tensor:
+        waves = [self._waveform(samples) for samples in sounds]
+        lengths = sorted({wave.shape[1] for wave in waves})
+        if len(lengths) > 1:
+            raise AudioError(f"sounds of {lengths[0]} to {lengths[-1]} samples at once", "Give those of one length.")
+        return self._model.transformed(self._convolve(torch.cat(waves)), layer)
 
 
 def canonical_embedder(name: str) -> str:

@@ -21,6 +21,7 @@ from rvc_spark.infer.hubert import Extractor
 from rvc_spark.infer.row_conv import RowConv, as_matrix, as_rows, rows_work
 
 PIECE_FRAMES = 128  # 2.6 s: what a piece makes stays near the processor, where 10 s at once are fetched anew
+DEVICE_FRAMES = 4096  # of all pieces at once on a GPU, which wants much to do: half a gigabyte
 STEP_FRAMES = 64  # shorter pieces are a multiple of it, since kernels are made and kept per length
 
 
@@ -40,25 +41,35 @@ class ConvFeatures:
             self._rows = [RowConv(conv.weight.to(dtype), None, stride=conv.stride[0]) for conv in convs]
 
     def __call__(self, wave: Tensor) -> Tensor:
-        """Waveform [1, N], N >= WINDOW -> [1, F, C] in the waveform's type, F = (N - WINDOW) // HOP + 1."""
+        """Waveforms [B, N], N >= WINDOW -> [B, F, C] in the waveforms' type, F = (N - WINDOW) // HOP + 1."""
         frames = (wave.shape[1] - WINDOW) // HOP + 1
-        weight, bias = self._folded_first(wave)
-        return torch.cat([self._piece(piece, weight, bias)[:, :count] for piece, count in _pieces(wave, frames)], dim=1)
+        folded = [self._folded_first(one) for one in wave]
+        largest = PIECE_FRAMES if wave.device.type == "cpu" else max(DEVICE_FRAMES // len(wave), PIECE_FRAMES)
+        pieces = _pieces(wave, frames, largest)
+        return torch.cat([self._piece(piece, folded)[:, :count] for piece, count in pieces], dim=1)
 
-    def _piece(self, wave: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _piece(self, waves: Tensor, folded: list[tuple[Tensor, Tensor]]) -> Tensor:
         stride = self._layers[0].conv.stride[0]
-        if self._rows is None:
-            x = F.gelu(F.conv1d(wave[:, None], weight[:, None], bias, stride))
-            for layer in self._layers[1:]:
-                x = layer(x)
-            return x.transpose(1, 2)
-        rows = as_rows(F.gelu(torch.addmm(bias, wave[0].unfold(0, weight.shape[1], stride), weight.T)).to(self._dtype))
-        for conv in self._rows:
+        if self._rows is not None:
+            made = [self._as_rows(wave, *first, stride) for wave, first in zip(waves, folded, strict=True)]
+            return torch.stack(made).to(waves.dtype)
+        heard = [
+            F.conv1d(wave[None], weight[:, None], bias, stride)
+            for wave, (weight, bias) in zip(waves, folded, strict=True)
+        ]
+        x = F.gelu(torch.stack(heard))
+        for layer in self._layers[1:]:
+            x = layer(x)
+        return x.transpose(1, 2)
+
+    def _as_rows(self, wave: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        rows = as_rows(F.gelu(torch.addmm(bias, wave.unfold(0, weight.shape[1], stride), weight.T)).to(self._dtype))
+        for conv in self._rows or ():
             rows = conv.gelu(rows)
-        return as_matrix(rows)[None].to(wave.dtype)
+        return as_matrix(rows)
 
     def _folded_first(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """The first convolution with its group norm inside: weight [C, K] and bias [C].
+        """The first convolution with its group norm over a waveform [N] inside: weight [C, K] and bias [C].
 
         Mean and variance of x = W v over all windows v of the wave follow from the windows alone: W E[v] and
         W E[v v^T] W^T, so no channel has to be computed for them.
@@ -68,8 +79,8 @@ class ConvFeatures:
         weight = first.conv.weight[:, 0].double()
         kernel, step = weight.shape[1], PIECE_FRAMES * HOP  # a multiple of the stride, so the pieces continue one grid
         count, total, products = 0, weight.new_zeros(kernel), weight.new_zeros(kernel, kernel)
-        for start in range(0, wave.shape[1] - kernel + 1, step):
-            windows = wave[0, start : start + step + kernel - stride].double().unfold(0, kernel, stride)
+        for start in range(0, len(wave) - kernel + 1, step):
+            windows = wave[start : start + step + kernel - stride].double().unfold(0, kernel, stride)
             count += len(windows)
             total, products = total + windows.sum(0), products + windows.T @ windows
         mean = weight @ (total / count)
@@ -79,10 +90,10 @@ class ConvFeatures:
         return (weight * scale[:, None]).to(wave.dtype), (norm.bias.double() - mean * scale).to(wave.dtype)
 
 
-def _pieces(wave: Tensor, frames: int) -> Iterator[tuple[Tensor, int]]:
-    """Waveforms [1, n] and how many frames of each are meant: PIECE_FRAMES, of the last one the rest."""
-    for first in range(0, frames, PIECE_FRAMES):
-        count = min(PIECE_FRAMES, frames - first)
+def _pieces(wave: Tensor, frames: int, largest: int) -> Iterator[tuple[Tensor, int]]:
+    """Waveforms [B, n] and how many frames of each are meant: `largest`, of the last one the rest."""
+    for first in range(0, frames, largest):
+        count = min(largest, frames - first)
         room = -(-count // STEP_FRAMES) * STEP_FRAMES
         piece = wave[:, first * HOP : (first + room - 1) * HOP + WINDOW]
         yield F.pad(piece, (0, (room - 1) * HOP + WINDOW - piece.shape[1])), count

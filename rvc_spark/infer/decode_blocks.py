@@ -18,7 +18,9 @@ from rvc_spark.infer.voice_layout import NetConfig
 from rvc_spark.rvc_config import Choice
 
 DECODER_FRAMES = 512  # of a block at most; context costs 2 % of it, and it takes 100 MB
-DECODER_FRAMES_GPU = 1024
+DECODER_FRAMES_GPU = 1024  # of all sequences together, at least
+SHORTEST_BLOCK = 64  # frames of each of many sequences
+BYTES_PER_SAMPLE = 1024  # of sound that is being made: eight signals of 32 channels, the widest stage's
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
@@ -54,21 +56,30 @@ class BlockDecoder:
     def blocks(
         self, z: Tensor, excitation: Tensor | None, speaker: Tensor, keep: tuple[int, int], first_frames: int | None
     ) -> Iterator[Tensor]:
-        """Frames keep[0]..keep[1] of `whole` of one sequence, block by block: float32 [n].
+        """Frames keep[0]..keep[1] of `whole`, block by block: float32 [B, n].
 
         first_frames: of the first block; each following one has half as many again. None: as long as is fastest.
         """
-        for span in _spans(keep, first_frames, DECODER_FRAMES if self._on_cpu else DECODER_FRAMES_GPU):
+        largest = DECODER_FRAMES if self._on_cpu else max(self._device_frames() // len(z), SHORTEST_BLOCK)
+        for span in _spans(keep, first_frames, largest):
             yield self._frames(z, excitation, speaker, span)
 
+    def _device_frames(self) -> int:
+        """Frames, of all sequences together, that are decoded at once: more where there is more memory."""
+        device = self._decoder.conv_pre.weight.device
+        if device.type != "cuda":
+            return DECODER_FRAMES_GPU
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(DECODER_FRAMES_GPU, free // 2 // (self._per_frame * BYTES_PER_SAMPLE))
+
     def _frames(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
-        if self._rows is not None:
-            return self._rows(z, excitation, speaker, span)
+        if self._rows is not None and len(z) == 1:
+            return self._rows(z, excitation, speaker, span)[None]
         step = self._per_frame
         first, last = max(span[0] - self._margin.before, 0), min(span[1] + self._margin.after, z.shape[2])
         heard = None if excitation is None else excitation[:, :, first * step : last * step]
         sound = self._decoder(z[:, :, first:last], heard, speaker)
-        return sound[0, 0, (span[0] - first) * step : (span[1] - first) * step].float()
+        return sound[:, 0, (span[0] - first) * step : (span[1] - first) * step].float()
 
 
 def _form(on_cpu: bool, rows: RowDecoder | None, dtype: torch.dtype) -> Choice:

@@ -5,12 +5,20 @@ Retrieval, doubling and protection in the order of the reference. Knows neither 
 
 from __future__ import annotations
 
-import torch
+from typing import Protocol
 
-from rvc_spark.infer.index import RetrievalIndex
+import torch
 
 PROTECT_OFF = 0.5  # at this value, as in every RVC program, protection does nothing
 VOICED_FLOOR = 1.0  # Hz; below it a frame counts as unvoiced
+
+
+class Retrieval(Protocol):
+    """What `index.RetrievalIndex` and `index_device.DeviceIndex` are to a conversion."""
+
+    def blended(self, features: torch.Tensor, rate: float, k: int = 8) -> torch.Tensor:
+        """Features [T, D], `rate` of them replaced by what the k nearest stored vectors say."""
+        ...
 
 
 def double_frames(features: torch.Tensor) -> torch.Tensor:
@@ -24,8 +32,8 @@ def protect_unvoiced(
     """Give breath and consonants back their own features: weight 1 where voiced, `protect` elsewhere.
 
     Args:
-        blended, original: features [1, T, D] after and before retrieval.
-        pitchf: f0 in Hz [1, T], 0 = unvoiced.
+        blended, original: features [B, T, D] after and before retrieval.
+        pitchf: f0 in Hz [B, T], 0 = unvoiced.
         protect: 0 (unvoiced frames are entirely the speaker's own) to 0.5 (off).
     """
     weight = torch.where(pitchf < VOICED_FLOOR, protect, 1.0).unsqueeze(-1).to(blended.dtype)
@@ -34,24 +42,23 @@ def protect_unvoiced(
 
 def prepare_features(
     features: torch.Tensor,
-    index: RetrievalIndex | None,
+    index: Retrieval | None,
     index_rate: float,
     pitchf: torch.Tensor | None,
     protect: float,
     frames: int,
     neighbours: int = 8,
 ) -> torch.Tensor:
-    """Content features [1, F, D] -> `phone` [1, T, D], T = min(frames, 2F).
+    """Content features [B, F, D] -> `phone` [B, T, D], T = min(frames, 2F).
 
     Args:
         index: where neighbours are looked up; None or `index_rate` 0 leaves the features alone.
-        pitchf: f0 in Hz [1, >= T]; None for a voice without pitch, which is not protected.
+        pitchf: f0 in Hz [B, >= T]; None for a voice without pitch, which is not protected.
         frames: frames of 10 ms wanted.
     """
     original = features
     if index is not None and index_rate > 0:
-        blended = index.blend(features[0].float().cpu().numpy(), index_rate, neighbours)
-        features = torch.from_numpy(blended).to(features)[None]
+        features = index.blended(features.flatten(0, 1), index_rate, neighbours).reshape(features.shape)
     length = min(frames, 2 * features.shape[1])
     phone = double_frames(features)[:, :length]
     if pitchf is None or protect >= PROTECT_OFF or features is original:

@@ -10,6 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rvc_spark.errors import ConfigError
+from rvc_spark.rvc_config import has_bf16
+
+
+def check_type(dtype: torch.dtype, device: torch.device) -> None:
+    """Raises ConfigError for what is no type to compute in, or not on this device."""
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ConfigError(f"precision {dtype} is not a float type", "Use fp32, fp16 or bf16.")
+    if dtype == torch.float16 and device.type == "cpu":
+        raise ConfigError("fp16 on a CPU is slower than fp32 and no smaller in effect", "Use fp32 on this device.")
+    if dtype == torch.bfloat16 and device.type == "cpu" and not has_bf16("cpu"):
+        raise ConfigError("this processor has no bfloat16 products", "Use fp32 on this device.")
+
 
 class HalfConv(nn.Module):
     """A convolution in another type; float32 in and out."""

@@ -22,7 +22,7 @@ MISSING_DISTANCE = np.float32(3.4028235e38)
 LEAST_SQUARED_DISTANCE = 1e-8
 """Squared distances are raised to this: a frame that equals a stored vector would otherwise weigh infinity."""
 
-_SPARE = 16  # candidates beyond k kept by the float32 pass, so that its rounding cannot lose a true neighbour
+SPARE = 16  # candidates beyond k kept by the float32 pass, so that its rounding cannot lose a true neighbour
 _DIRECT = 1024  # cells up to this size are measured in float64 at once
 _BLOCK_VALUES = 1 << 22  # numbers in the largest temporary
 
@@ -79,8 +79,7 @@ class RetrievalIndex:
         features: float32 [T, D]; rate: 0..1. Returns float32 [T, D], finite wherever the input is. A frame for which
         nothing is found stays as it is. With w = (1 / max(d^2, 1e-8))^2 the retrieved frame is sum(w v) / sum(w).
         """
-        if not 0.0 <= rate <= 1.0:
-            raise IndexFileError(f"index_rate is {rate}, it must lie between 0 and 1", "Use 0.75, or 0 for none.")
+        check_rate(rate)
         features = self._checked(features)
         if rate == 0.0 or not len(features):
             return features.copy()
@@ -97,6 +96,10 @@ class RetrievalIndex:
             blended = np.float32(rate) * mixed + np.float32(1.0 - rate) * features[part]
             out[part] = np.where(found[part].any(axis=1, keepdims=True), blended, features[part])
         return out
+
+    def blended(self, features: torch.Tensor, rate: float, k: int = 8) -> torch.Tensor:
+        """`blend` of a tensor [T, D], whose type and device the result has."""
+        return torch.from_numpy(self.blend(features.float().cpu().numpy(), rate, k)).to(features)
 
     def _checked(self, queries: np.ndarray) -> np.ndarray:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
@@ -146,6 +149,12 @@ class RetrievalIndex:
         rows[members] = np.take_along_axis(local, best, axis=1)
 
 
+def check_rate(rate: float) -> None:
+    """Raises IndexFileError for what is no share."""
+    if not 0.0 <= rate <= 1.0:
+        raise IndexFileError(f"index_rate is {rate}, it must lie between 0 and 1", "Use 0.75, or 0 for none.")
+
+
 def read_index(path: str | Path) -> RetrievalIndex:
     """Read and validate an index file. Raises IndexFileError (see `index_file.read_content`)."""
     return RetrievalIndex(Path(path), read_content(path))
@@ -158,9 +167,9 @@ def _nearest_rows(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.
     product; what survives is measured in float64.
     """
     k = min(k, len(vectors))
-    if len(vectors) <= max(_DIRECT, k + _SPARE):
+    if len(vectors) <= max(_DIRECT, k + SPARE):
         return _measure_all(queries, vectors, k)
-    rows = _shortlist(queries, vectors, k + _SPARE)
+    rows = _shortlist(queries, vectors, k + SPARE)
     distances = _measure_some(queries, vectors, rows)
     order = np.lexsort((rows, distances), axis=1)[:, :k]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)

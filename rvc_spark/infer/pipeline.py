@@ -21,14 +21,14 @@ import torch
 
 from rvc_spark import audio
 from rvc_spark.infer.content import ContentEncoder
-from rvc_spark.infer.features import prepare_features
-from rvc_spark.infer.index import RetrievalIndex
+from rvc_spark.infer.features import Retrieval
 from rvc_spark.infer.loudness_match import Envelope, StreamedMatch, envelope_gain, envelope_of
 from rvc_spark.infer.noise_field import NoiseField, PartNoise
+from rvc_spark.infer.part_decode import PartInputs, decoded_blocks
 from rvc_spark.infer.peak_guard import PeakGuard
 from rvc_spark.infer.pitch import PitchTracker
 from rvc_spark.infer.pitch_edit import VoiceRange
-from rvc_spark.infer.pitch_track import PitchTrack, VoicePitch, track_pitch, voice_pitch
+from rvc_spark.infer.pitch_track import PitchTrack, VoicePitch, track_pitch, voice_pitch, whole_sound
 from rvc_spark.infer.sample_store import READ_BLOCK, SampleStore
 from rvc_spark.infer.segments import (
     CROSSFADE_FRAMES,
@@ -57,7 +57,7 @@ class Engines:
     encoder: ContentEncoder
     synthesizer: Synthesizer
     tracker: PitchTracker | None = None
-    index: RetrievalIndex | None = None
+    index: Retrieval | None = None
     voice_range: VoiceRange | None = None  # where the voice is at home, for the automatic key
 
 
@@ -68,6 +68,11 @@ class Source:
     store: SampleStore
     frames: int  # samples of the original
     rate: int  # Hz of the original
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.frames / self.rate
 
     def length_at(self, rate: int) -> int:
         """Samples of the result at `rate`: round(T * rate_out / rate_in)."""
@@ -124,52 +129,56 @@ class Rendering:
         spf = self._info.samples_per_frame
         self._voice_length = source.length_at(self._info.sample_rate)
         self._frames = max(math.ceil(len(source.store) / HOP), math.ceil(self._voice_length / spf), 1)
+        self.parts: list[Part] = []
+        self._short: np.ndarray | None = None
+        self._made: dict[Part, np.ndarray] = {}
         self._track: PitchTrack | None = None
         self._pitch: VoicePitch | None = None
         source.store.guard_peak(INPUT_PEAK)
 
     def _filtered(self, start: int, stop: int) -> np.ndarray:
-        return highpass_range(self._source.store.read, len(self._source.store), start, stop)
+        """Samples of the recording without what lies below 48 Hz; a short one is filtered once."""
+        total = len(self._source.store)
+        if total > self._cutting.samples(self._cutting.limit):
+            return highpass_range(self._source.store.read, total, start, stop)
+        if self._short is None:
+            self._short = highpass_range(self._source.store.read, total, 0, total)
+        return self._short[start:stop]
 
     def _mirrored(self, start: int, stop: int) -> np.ndarray:
         return mirrored_range(self._filtered, len(self._source.store), start, stop)
 
-    def _part_blocks(self, part: Part, first_frames: int | None) -> Iterator[np.ndarray]:
-        """The kept samples of one part, float32, together [(keep_stop - keep_start) * samples_per_frame].
-
-        A stretched part is one block, because it is resampled as a whole.
-        """
-        track, pitch = self._track, self._pitch
-        info, settings, synthesizer = self._info, self._settings, self._engines.synthesizer
-        # The encoder's last window reaches 80 samples beyond its hop; one more frame fills the last pair.
-        samples = self._mirrored(part.start * HOP, part.stop * HOP + 2 * HOP).astype(np.float32)
-        features = self._engines.encoder.features(samples, info.version)
+    def part_inputs(self, part: Part) -> PartInputs:
+        """What the networks read of a part; the pitch must be tracked."""
+        info, synthesizer = self._info, self._engines.synthesizer
         frames = part.stop - part.start
         coarse = f0 = None
         phase = 0.0
-        if pitch is not None and track is not None:
-            span = track.span(part.start, part.stop)
-            coarse = torch.from_numpy(pitch.coarse[span])[None]
-            f0 = torch.from_numpy(pitch.f0[span])[None]
-            phase = float(pitch.phase[span.start])
-        phone = prepare_features(
-            features, self._engines.index, settings.index_rate, f0, settings.protect, frames, settings.neighbours
-        )
-        keep = (part.keep_start - part.start, part.keep_stop - part.start)
-        kept = keep[1] - keep[0]
+        if self._pitch is not None and self._track is not None:
+            span = self._track.span(part.start, part.stop)
+            coarse = torch.from_numpy(self._pitch.coarse[span])[None]
+            f0 = torch.from_numpy(self._pitch.f0[span])[None]
+            phase = float(self._pitch.phase[span.start])
         noise = self._noise.draw(
             synthesizer.net.inter_channels, part.start, frames, info.samples_per_frame * info.has_f0
         )
-        stretched = round(kept * 2 ** (settings.formant / 12)) if settings.formant else None
-        decoded = synthesizer.window_blocks(
-            phone, coarse, f0, settings.speaker, keep, noise,
-            start_phase=phase, formant_frames=stretched, first_frames=first_frames,
-        )  # fmt: skip
-        blocks = (sound.float().cpu().numpy() for sound in decoded)
-        if stretched is None:
-            yield from blocks
-        else:
-            yield audio.resample(np.concatenate(list(blocks)), stretched, kept)
+        # The encoder's last window reaches 80 samples beyond its hop; one more frame fills the last pair.
+        samples = self._mirrored(part.start * HOP, part.stop * HOP + 2 * HOP).astype(np.float32)
+        keep = (part.keep_start - part.start, part.keep_stop - part.start)
+        return PartInputs(samples, frames, keep, coarse, f0, phase, noise)
+
+    def give(self, part: Part, sound: np.ndarray) -> None:
+        """The decoded sound of a part, made elsewhere: float32 [(keep_stop - keep_start) * samples_per_frame]."""
+        self._made[part] = sound
+
+    def _part_blocks(self, part: Part, first_frames: int | None) -> Iterator[np.ndarray]:
+        """The kept samples of one part, float32, together [(keep_stop - keep_start) * samples_per_frame]."""
+        if part in self._made:
+            yield self._made.pop(part)
+            return
+        inputs = [self.part_inputs(part)]
+        for block in decoded_blocks(inputs, self._engines, self._settings, first_frames):
+            yield block[0]
 
     def _joined(self, parts: list[Part], first_frames: int | None = None) -> Iterator[tuple[np.ndarray, float]]:
         """Blocks of sound at the voice's rate, crossfaded at the cuts, each with the fraction done.
@@ -217,27 +226,48 @@ class Rendering:
         result.guard_peak(OUTPUT_PEAK)
         return result
 
-    def _tracked(self) -> Generator[Progress, None, list[Part]]:
-        """Cut, track the pitch of the whole, and decide what is sung; returns the parts."""
+    def plan(self) -> None:
+        """Cut the recording."""
         length = len(self._source.store)
-        parts = plan_exact(self._frames, quiet_points(self._filtered, length, self._cutting), self._cutting)
-        if self._engines.tracker is not None and self._info.has_f0:
-            end = length + self._cutting.samples(self._cutting.pad)
-            start, stop = parts[0].start, parts[-1].stop
-            for fraction, found in track_pitch(self._mirrored, start, stop, end, self._engines.tracker):
-                yield Progress(fraction * PITCH_SHARE, f"pitch ({self._engines.tracker.method})")
-                self._track = found
-            assert self._track is not None
-            self._pitch = voice_pitch(self._track, self._frames, self._settings, self._engines.voice_range)
-        return parts
+        self.parts = plan_exact(self._frames, quiet_points(self._filtered, length, self._cutting), self._cutting)
+
+    def _pitch_range(self) -> tuple[int, int, int]:
+        """First frame whose pitch is needed, the one after the last, and the sample after which nothing is heard."""
+        end = len(self._source.store) + self._cutting.samples(self._cutting.pad)
+        return self.parts[0].start, self.parts[-1].stop, end
+
+    def pitch_sound(self) -> np.ndarray | None:
+        """What a tracker is given of a recording that it hears in one go; None of a longer one."""
+        start, stop, end = self._pitch_range()
+        return whole_sound(self._mirrored, start, stop, end)
+
+    def track(self, tracker: PitchTracker | None) -> None:
+        """All of `pitch_steps`."""
+        for _ in self.pitch_steps(tracker):
+            pass
+
+    def pitch_steps(self, tracker: PitchTracker | None) -> Iterator[Progress]:
+        """Track the pitch of the whole and decide what is sung; the recording must be cut."""
+        if tracker is None or not self._info.has_f0:
+            return
+        for fraction, found in track_pitch(self._mirrored, *self._pitch_range(), tracker):
+            yield Progress(fraction * PITCH_SHARE, f"pitch ({tracker.method})")
+            self._track = found
+        assert self._track is not None
+        self._pitch = voice_pitch(self._track, self._frames, self._settings, self._engines.voice_range)
 
     def steps(self) -> Generator[Progress, None, Rendered]:
         """Convert. Yields progress and returns the Rendered result; closing the generator frees everything."""
-        parts = yield from self._tracked()
+        self.plan()
+        yield from self.pitch_steps(self._engines.tracker)
+        return (yield from self.voice_steps())
+
+    def voice_steps(self) -> Generator[Progress, None, Rendered]:
+        """The second half of `steps`: from cut and pitch to the result."""
         envelope = Envelope(self._info.sample_rate) if self._settings.rms_mix_rate != 1 else None
         voice = SampleStore(self._info.sample_rate)
         try:
-            for block, fraction in self._joined(parts):
+            for block, fraction in self._joined(self.parts):
                 block = block[: self._voice_length - len(voice)]
                 voice.append(block)
                 if envelope is not None:
@@ -270,12 +300,12 @@ class Rendering:
 
         first_frames: length of the first decoded block in frames of 10 ms.
         """
-        tracking = self._tracked()
-        parts = drain(tracking)
+        self.plan()
+        self.track(self._engines.tracker)
         rate = self._settings.resample_rate or self._info.sample_rate
         guard = PeakGuard(OUTPUT_PEAK, rate)
         made = 0
-        for block in self._resampled(self._leveled(parts, first_frames), rate):
+        for block in self._resampled(self._leveled(self.parts, first_frames), rate):
             block = block[: self.frames_out - made]
             made += len(block)
             ready = guard.push(block)

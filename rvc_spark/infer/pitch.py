@@ -7,7 +7,7 @@ recording is cut (its caller cuts; a network tracker needs about 0.3 GB for a mi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,11 +46,24 @@ COARSE_BINS = 255
 
 @dataclass(frozen=True)
 class PitchTracker:
-    """A tracker ready for use: which one, why that one, and the contour of a sound."""
+    """A tracker ready for use: which one, why that one, and the contour of a sound.
+
+    Attributes:
+        raw: float64 [N] → Hz at the algorithm's own length, mostly N // 160 + 1.
+        raw_many: the same of sounds of one length at once, by those that can.
+    """
 
     method: str
     reason: str
-    raw: Callable[[np.ndarray], np.ndarray]  # float64 [N] → Hz at the algorithm's own length, mostly N // 160 + 1
+    raw: Callable[[np.ndarray], np.ndarray]
+    raw_many: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] | None = None
+
+    def track_many(self, sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`track` of several sounds, together where the method can and they have one length. Raises as it does."""
+        if self.raw_many is None or len({len(samples) for samples in sounds}) != 1:
+            return [self.track(samples) for samples in sounds]
+        sounds = [_checked_sound(samples) for samples in sounds]
+        return [fit_frames(f0, len(sounds[0]) // HOP) for f0 in self.raw_many(sounds)]
 
     def track(self, samples: np.ndarray) -> np.ndarray:
         """f0 of `samples` float [N] at 16 kHz: float64 [N // 160] Hz, 0 = unvoiced, frame t at second t / 100.
@@ -58,16 +71,21 @@ class PitchTracker:
         What the algorithm gives beyond N // 160 frames is dropped; what it lacks is unvoiced. PitchError when the sound
         has more than one axis, is shorter than a frame (160 samples) or is not finite.
         """
-        samples = np.asarray(samples, dtype=np.float64)
-        if samples.ndim != 1:
-            raise PitchError(f"pitch tracking takes mono sound [N], not shape {samples.shape}", "Mix it down first.")
-        if len(samples) < HOP:
-            raise PitchError(
-                f"a sound of {len(samples)} samples is shorter than one frame of {HOP} (10 ms)", "Give a longer sound."
-            )
-        if not np.isfinite(samples).all():
-            raise PitchError("the sound has samples that are not finite", "Read it through rvc_spark.audio.")
+        samples = _checked_sound(samples)
         return fit_frames(self.raw(samples), len(samples) // HOP)
+
+
+def _checked_sound(samples: np.ndarray) -> np.ndarray:
+    samples = np.asarray(samples, dtype=np.float64)
+    if samples.ndim != 1:
+        raise PitchError(f"pitch tracking takes mono sound [N], not shape {samples.shape}", "Mix it down first.")
+    if len(samples) < HOP:
+        raise PitchError(
+            f"a sound of {len(samples)} samples is shorter than one frame of {HOP} (10 ms)", "Give a longer sound."
+        )
+    if not np.isfinite(samples).all():
+        raise PitchError("the sound has samples that are not finite", "Read it through rvc_spark.audio.")
+    return samples
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
@@ -133,20 +151,21 @@ def load_tracker(
     """
     choice = choose_method(method, device=device, rmvpe_path=rmvpe_path)
     median_width(filter_radius)
-    return PitchTracker(choice.value, choice.reason, _raw(choice.value, device, rmvpe_path, filter_radius, dither))
-
-
-def _raw(
-    method: str, device: str, rmvpe_path: Path | None, filter_radius: int, dither: Triangular | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The tracking function of a method. Networks are imported here, so that pm and the WORLD methods need no torch."""
-    if method == "rmvpe":
+    if choice.value == "rmvpe":
         problem = why_missing("rmvpe", rmvpe_path)
         if problem is not None:
             raise AssetError(problem, "Run: rvc-spark assets get rmvpe, or choose another pitch method.")
         from rvc_spark.infer.rmvpe import load_rmvpe
 
-        return load_rmvpe(rmvpe_path, device).f0
+        rmvpe = load_rmvpe(rmvpe_path, device)
+        return PitchTracker(choice.value, choice.reason, rmvpe.f0, rmvpe.f0_of_many)
+    return PitchTracker(choice.value, choice.reason, _raw(choice.value, device, filter_radius, dither))
+
+
+def _raw(
+    method: str, device: str, filter_radius: int, dither: Triangular | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The tracking function of a method. Networks are imported here, so that pm and the WORLD methods need no torch."""
     if method == "fcpe":
         from rvc_spark.infer.fcpe import load_fcpe
 

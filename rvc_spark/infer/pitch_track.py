@@ -76,6 +76,13 @@ def track_pitch(
     yield 1.0, PitchTrack(f0, start)
 
 
+def whole_sound(read: Callable[[int, int], np.ndarray], start: int, stop: int, end: int) -> np.ndarray | None:
+    """What `track_pitch` hands to its tracker, if that is one piece; else None."""
+    if len(list(_chunks(stop - start))) > 1:
+        return None
+    return read(start * HOP, min(stop * HOP, end))
+
+
 def voice_pitch(
     track: PitchTrack, frames: int, settings: ConversionSettings, voice_range: VoiceRange | None
 ) -> VoicePitch:

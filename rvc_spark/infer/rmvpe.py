@@ -7,7 +7,7 @@ the clip. The module refuses to know other trackers, keys and voices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,19 @@ class RMVPE:
         wave = _checked_samples(samples)
         parts = self._in_windows(len(wave) // HOP + 1, lambda start, stop: self._mel(wave, start, stop))
         return np.concatenate([decode_salience(part, threshold) for part in parts])
+
+    def f0_of_many(self, sounds: Sequence[np.ndarray | torch.Tensor], threshold: float = THRESHOLD) -> list[np.ndarray]:
+        """`f0` of several sounds of one length at once. Raises as it does."""
+        waves = [_checked_samples(samples) for samples in sounds]
+        frames = len(waves[0]) // HOP + 1
+        if frames > WHOLE_FRAMES or len({len(wave) for wave in waves}) > 1:
+            return [self.f0(wave, threshold) for wave in waves]
+        with torch.no_grad():
+            mels = torch.stack([self._mel(wave, 0, frames) for wave in waves])
+            mels = torch.nn.functional.pad(mels, (0, -frames % TIME_MULTIPLE))
+            salience = self._network(mels.transpose(1, 2))[:, :frames]
+        contours = decode_salience(salience.flatten(0, 1), threshold)
+        return list(contours.reshape(len(waves), frames))
 
     def mel(self, samples: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Natural log of the mel spectrogram: float32 [128, N // 160 + 1] of samples [N] at 16 kHz."""

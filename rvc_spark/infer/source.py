@@ -114,18 +114,20 @@ def spread_phase(harmonics: int) -> Tensor:
 # --- the source ------------------------------------------------------------------------------------------------------
 
 
-def frame_phase(f0: Tensor, seconds_per_frame: float, start_phase: float = 0.0) -> Tensor:
+def frame_phase(f0: Tensor, seconds_per_frame: float, start_phase: float | Tensor = 0.0) -> Tensor:
     """Phase of the fundamental at the start of each frame and at the end of the last.
 
     Args:
         f0: Hz, float [B, T].
-        start_phase: cycles at the start of frame 0.
+        start_phase: cycles at the start of frame 0, of all or float64 [B, 1].
 
     Returns:
         Cycles in 0..1, float64 [B, T + 1].
     """
     turns = _exact(f0) * seconds_per_frame
     passed = torch.cumsum(torch.nn.functional.pad(turns, (1, 0)), dim=1)
+    if isinstance(start_phase, Tensor):
+        start_phase = start_phase.to(passed.device)
     return (passed + start_phase).remainder(1)
 
 

@@ -8,7 +8,7 @@ that stretch depends on. Inputs are checked before any work. Refuses to know fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
@@ -20,7 +20,7 @@ from rvc_spark.errors import ConfigError, PitchError, VoiceFileError
 from rvc_spark.infer.checkpoint import VoiceCheckpoint, VoiceInfo
 from rvc_spark.infer.decode_blocks import BlockDecoder
 from rvc_spark.infer.decoder import Decoder, Margin, receptive_field
-from rvc_spark.infer.half_products import halve_products
+from rvc_spark.infer.half_products import check_type, halve_products
 from rvc_spark.infer.layers import Flow, PriorEncoder, table
 from rvc_spark.infer.source import Excitation, Noise, WindowNoise, frame_phase, spread_phase
 from rvc_spark.infer.stretch import stretched_span
@@ -74,14 +74,14 @@ class InferResult:
 class WindowOptions(TypedDict, total=False):
     """The rarer arguments of `Synthesizer.window`.
 
-    start_phase: cycles of the harmonic source at the start of frame 0 (default 0).
+    start_phase: cycles of the harmonic source at the start of frame 0 (default 0), one or one for each sequence.
     formant_frames: stretch the kept frames to so many before the decoder, so formants move; the f0 given is that of
         the stretched sound. Default None: no stretching.
     first_frames: frames of the first block that leaves; each following one has half as many again, up to what is
         fastest. Default None: the fastest from the start.
     """
 
-    start_phase: float
+    start_phase: float | Sequence[float]
     formant_frames: int | None
     first_frames: int | None
 
@@ -98,10 +98,7 @@ def load_synthesizer(
         ConfigError: `dtype` is not a float type, or half precision is asked of a CPU.
     """
     device = torch.device(device)
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ConfigError(f"precision {dtype} is not a float type", "Use fp32, fp16 or bf16.")
-    if dtype == torch.float16 and device.type == "cpu":
-        raise ConfigError("fp16 on a CPU is slower than fp32 and no smaller in effect", "Use fp32 on this device.")
+    check_type(dtype, device)
     try:
         weights = folded_weights(checkpoint.weights, checkpoint.net)
     except WeightProblem as problem:
@@ -250,8 +247,11 @@ class Synthesizer:
         noise: WindowNoise,
         **options: Unpack[WindowOptions],
     ) -> Tensor:
-        """The sound of frames keep[0] to keep[1] alone, equal to that part of the whole. See `window_blocks`."""
-        return torch.cat(list(self.window_blocks(phone, pitch, pitchf, sid, keep, noise, **options)))
+        """The sound of frames keep[0] to keep[1] of one sequence: float32 [n], equal to that part of the whole.
+
+        See `window_blocks`, with B = 1.
+        """
+        return torch.cat(list(self.window_blocks(phone, pitch, pitchf, sid, keep, noise, **options)), dim=1)[0]
 
     @torch.inference_mode()
     def window_blocks(
@@ -264,32 +264,32 @@ class Synthesizer:
         noise: WindowNoise,
         **options: Unpack[WindowOptions],
     ) -> Iterator[Tensor]:
-        """The sound of frames keep[0] to keep[1], block by block as it is decoded.
+        """The sound of frames keep[0] to keep[1] of each of several sequences, block by block as it is decoded.
 
         The prior sees all frames (attention has no margin), the flow and the decoder what the kept ones depend on.
 
         Args:
-            phone: content features [1, T, D].
-            pitch, pitchf: coarse pitch int [1, T] and f0 in Hz float32 [1, T]; None for a voice without pitch.
+            phone: content features [B, T, D].
+            pitch, pitchf: coarse pitch int [B, T] and f0 in Hz float32 [B, T]; None for a voice without pitch.
             sid: speaker.
             keep: first frame and the one after the last.
-            noise: latent [1, C, T] and source noise [1, T * samples_per_frame, 1 or H].
+            noise: latent [B, C, T] and source noise [B, T * samples_per_frame, 1 or H].
             options: see WindowOptions.
 
         Yields:
-            float32, together [(keep[1] - keep[0]) * samples_per_frame], or [formant_frames * samples_per_frame] when
-            stretched: the same moment of sound at a rate higher by formant_frames / (keep[1] - keep[0]).
+            float32, together [B, (keep[1] - keep[0]) * samples_per_frame], or [B, formant_frames * samples_per_frame]
+            when stretched: the same moment of sound at a rate higher by formant_frames / (keep[1] - keep[0]).
 
         Raises:
             VoiceFileError, PitchError: as `infer`. ConfigError: `keep` or noise do not fit the frames.
         """
         phone, pitch = self._checked(phone, pitch)
         pitchf = self._checked_f0(pitchf, phone)
-        speaker = self._speaker(sid, 1)
+        speaker = self._speaker(sid, phone.shape[0])
         frames = phone.shape[1]
         stretched = options.get("formant_frames")
         count = keep[1] - keep[0] if stretched is None else stretched
-        self._check_window(frames, keep, noise, count)
+        self._check_window(phone.shape[:2], keep, noise, count)
         plan = stretched_span(frames, keep, count, self.margin)
         flowed = _flow_window(plan.first - self.network.flow.MARGIN, plan.last + self.network.flow.MARGIN, frames)
         hidden = self.network.enc_p.hidden(phone, None, pitch)[:, :, flowed]
@@ -305,15 +305,19 @@ class Synthesizer:
         latent, span = plan.stretch(z, 1), (plan.lead, plan.lead + count)
         yield from self.decoder.blocks(latent, excitation, speaker, span, options.get("first_frames"))
 
-    def _span_excitation(self, pitchf: Tensor, noise: WindowNoise, start_phase: float, span: slice) -> Tensor:
+    def _span_excitation(
+        self, pitchf: Tensor, noise: WindowNoise, start_phase: float | Sequence[float], span: slice
+    ) -> Tensor:
         source = self.network.dec.m_source
         step = source.samples_per_frame
         phase = spread_phase(source.harmonics) if noise.phase is None else noise.phase
         drawn = pitchf.new_zeros(1, 1, 1) if noise.source is None else noise.source
         if noise.source is not None:
             drawn = drawn[:, span.start * step : span.stop * step].to(pitchf)
-        start = frame_phase(pitchf, source.seconds_per_frame, start_phase)[:, :-1]
-        return source(Excitation(pitchf[:, span], start[:, span], phase.to(pitchf), drawn))
+        first = torch.as_tensor(start_phase, dtype=torch.float64).reshape(-1, 1)
+        start = frame_phase(pitchf, source.seconds_per_frame, first)[:, :-1]
+        phase = phase.to(pitchf).expand(len(pitchf), -1)
+        return source(Excitation(pitchf[:, span], start[:, span], phase, drawn))
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -360,15 +364,18 @@ class Synthesizer:
             raise PitchError("f0 holds negative, infinite or undefined values", "Use 0 Hz for unvoiced frames.")
         return pitchf.to(self.device, torch.float32)
 
-    def _check_window(self, frames: int, keep: tuple[int, int], noise: WindowNoise, count: int) -> None:
+    def _check_window(self, shape: tuple[int, int], keep: tuple[int, int], noise: WindowNoise, count: int) -> None:
+        batch, frames = shape
         if not 0 <= keep[0] < keep[1] <= frames or count < 1:
             raise ConfigError(f"cannot keep frames {keep[0]} to {keep[1]} of {frames}", "Keep at least one of them.")
         samples = frames * self.net.samples_per_frame
-        latent_fits = noise.latent.shape == (1, self.net.inter_channels, frames)
-        source_fits = noise.source is None or noise.source.shape in ((1, samples, 1), (1, samples, self.net.harmonics))
+        latent_fits = noise.latent.shape == (batch, self.net.inter_channels, frames)
+        source_fits = noise.source is None or noise.source.shape in (
+            (batch, samples, 1), (batch, samples, self.net.harmonics)
+        )  # fmt: skip
         if not latent_fits or not (source_fits or not self.net.has_f0):
             raise ConfigError(
-                f"noise of other sizes than [1, {self.net.inter_channels}, {frames}] and [1, {samples}, 1]",
+                f"noise of other sizes than [{batch}, {self.net.inter_channels}, {frames}] and [{batch}, {samples}, 1]",
                 "Draw the noise for these frames.",
             )
 
