@@ -29,7 +29,9 @@ LENGTHS = (1.0, 3.0, 10.0, 60.0, 300.0)  # seconds
 MOST_SECONDS = 3600.0
 LOAD_LIMIT = 600.0  # seconds a process may take to import and load
 CALL_LIMIT = 120.0  # and a call, per second of sound and in any case, on the slowest machine worth measuring
-STREAM_SECONDS, STREAM_BLOCK = 20.0, 0.25
+STREAM_SECONDS = 20.0
+STREAM_BLOCKS = {"cpu": 0.25, "cuda": 0.1}  # seconds
+MANY_CLIPS, MANY_SECONDS = 32, 10.0
 SWITCHES = 4  # there and back
 Say = Callable[[str], None]
 
@@ -47,6 +49,7 @@ class BenchmarkPlan:
         patience: seconds after which no further warm call of a clip is begun.
         sizes: of the networks that are made.
         streaming, loading: whether to measure these too.
+        many: whether to measure many clips at once; None: on a GPU, where they are converted together.
     """
 
     folder: Path = field(default_factory=default_folder)
@@ -60,6 +63,7 @@ class BenchmarkPlan:
     sizes: ModelSizes = FULL_SIZE
     streaming: bool = True
     loading: bool = True
+    many: bool | None = None
 
     def __post_init__(self) -> None:
         for seconds in self.seconds:
@@ -84,13 +88,18 @@ def run_benchmark(plan: BenchmarkPlan, say: Say) -> dict[str, Any]:
     say(f"networks of {plan.sizes.name} size in {plan.folder} ...")
     files = make_models(plan.folder, plan.sizes)
     report: dict[str, Any] = {"format": FORMAT, "machine": about, "sizes": plan.sizes.name, "rows": []}
-    report |= {"streaming": [], "loading": [], "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    report |= {"many": [], "streaming": [], "loading": [], "when": time.strftime("%Y-%m-%dT%H:%M:%S")}
     for device, precision in plan.places():
         for method, seconds in product(plan.f0_methods, plan.seconds):
             with ours(plan.threads) as worker:
                 row = _clip(worker, plan, files, (device, precision, method), seconds)
             report["rows"].append(row)
             say(row_line(row))
+        if plan.many or (plan.many is None and device.startswith("cuda")):
+            with ours(plan.threads) as worker:
+                row = _many(worker, plan, files, (device, precision))
+            report["many"].append(row)
+            say(many_line(row))
         if plan.streaming:
             with ours(plan.threads) as worker:
                 row = _stream(worker, plan, files, (device, precision))
@@ -136,12 +145,29 @@ def _clip(
         last = worker.ask({"do": "convert", **job}, call_limit(seconds))
         warm.append(last["seconds"])
     stages = worker.ask({"do": "stages", **job}, call_limit(seconds))
+    roofline = worker.ask({"do": "roofline", **job}, LOAD_LIMIT)
+    worked = roofline["decoder_flops"] * seconds
     return {
         "device": device, "precision": loaded["precision"], "precision_asked": precision, "f0_method": method,
         "seconds": seconds, "import_seconds": loaded["import_seconds"], "load_seconds": loaded["load_seconds"],
         "first_seconds": first["seconds"], "warm_seconds": statistics.median(warm), "warm_least": min(warm),
         "runs": len(warm), "rtf": statistics.median(warm) / seconds, "stages": stages["stages"],
+        **roofline, "decoder_share": worked / stages["stages"]["decoder"] / roofline["peak_flops"],
         "peak_bytes": last["peak_bytes"], "device_peak_bytes": last["device_peak_bytes"], "engines": last["engines"],
+    }  # fmt: skip
+
+
+def _many(worker: Companion, plan: BenchmarkPlan, files: ModelSet, place: tuple[str, str]) -> dict[str, Any]:
+    """Many clips of one length, one after the other and at once."""
+    device, precision = place
+    loaded = worker.ask(load_request(files, plan.threads, device, precision), LOAD_LIMIT)
+    seconds = min(MANY_SECONDS, max(plan.seconds))
+    job = {"do": "many", "sound": str(speech(seconds, plan.folder)), "count": MANY_CLIPS}
+    found = worker.ask({**job, "f0_method": plan.f0_methods[0]}, 4 * call_limit(seconds * MANY_CLIPS))
+    return {
+        "device": device, "precision": loaded["precision"], "precision_asked": precision,
+        "f0_method": plan.f0_methods[0], "seconds": seconds, **found,
+        "ratio": found["one_by_one_seconds"] / found["together_seconds"],
     }  # fmt: skip
 
 
@@ -150,12 +176,13 @@ def _stream(worker: Companion, plan: BenchmarkPlan, files: ModelSet, place: tupl
     device, precision = place
     loaded = worker.ask(load_request(files, plan.threads, device, precision), LOAD_LIMIT)
     seconds = min(STREAM_SECONDS, max(plan.seconds))
-    job = {"do": "live", "sound": str(speech(seconds, plan.folder)), "block": STREAM_BLOCK}
+    block = STREAM_BLOCKS["cuda" if device.startswith("cuda") else "cpu"]
+    job = {"do": "live", "sound": str(speech(seconds, plan.folder)), "block": block}
     found = worker.ask({**job, "f0_method": plan.f0_methods[0]}, call_limit(seconds))
     took = found["seconds"]
     return {
         "device": device, "precision": loaded["precision"], "precision_asked": precision, "seconds": seconds,
-        "f0_method": plan.f0_methods[0], "block_seconds": STREAM_BLOCK, "delay_seconds": found["delay_seconds"],
+        "f0_method": plan.f0_methods[0], "block_seconds": block, "delay_seconds": found["delay_seconds"],
         "blocks": len(took), "p50_seconds": percentile(took, 50), "p99_seconds": percentile(took, 99),
     }  # fmt: skip
 
@@ -202,7 +229,17 @@ def row_line(row: dict[str, Any]) -> str:
     return (
         f"{place_words(row)} {row['f0_method']:>6} {row['seconds']:6g} s: first {row['first_seconds']:.2f} s, "
         f"warm {row['warm_seconds']:.2f} s (least of {row['runs']}: {row['warm_least']:.2f}), "
-        f"RTF {row['rtf']:.3f}{memory}; {stages}"
+        f"RTF {row['rtf']:.3f}{memory}; {stages}; decoder at {row['decoder_share']:.0%} of a matrix product"
+    )
+
+
+def many_line(row: dict[str, Any]) -> str:
+    """One line about many clips."""
+    return (
+        f"{place_words(row)} {row['f0_method']:>6} {row['clips']} clips of {row['seconds']:g} s: "
+        f"one by one {row['one_by_one_seconds']:.2f} s, at once {row['together_seconds']:.2f} s "
+        f"({row['ratio']:.2f} times as fast), "
+        f"RTF {row['together_seconds'] / row['clips'] / row['seconds']:.4f}"
     )
 
 

@@ -27,6 +27,7 @@ METRICS = (
     ("rows", "peak_bytes", True),
     ("rows", "device_peak_bytes", True),
     ("streaming", "p50_seconds", False),
+    ("many", "together_seconds", False),
     ("loading", "load_seconds", False),
     ("loading", "switch_warm_seconds", False),
 )

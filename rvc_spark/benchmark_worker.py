@@ -88,6 +88,34 @@ class Worker:
         total = clock.now() - began
         return {"seconds": total, "stages": clock.split(total)}
 
+    def roofline(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Operations of the vocoder for a second of sound, and how many a second a matrix product does here."""
+        from rvc_spark.benchmark_roofline import decoder_flops, peak_flops
+        from rvc_spark.rvc_modules import DTYPES
+
+        engines = self._vc.engines(self._settings(job))
+        peak = peak_flops(self._vc.device.value, DTYPES[self._vc.precision.value])
+        return {"decoder_flops": decoder_flops(engines.synthesizer.net), "peak_flops": peak}
+
+    def many(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Seconds for `count` clips one after the other, and for all of them at once; the second round of each."""
+        import numpy as np
+
+        from rvc_spark.conversion import ConversionJob
+        from rvc_spark.conversion_many import converted_many
+
+        sound, settings = self._sound(job), self._settings(job)
+        clips = [type(sound)(np.roll(sound.samples, 1_000 * number), sound.rate) for number in range(job["count"])]
+        engines, about = self._vc.engines(settings), ConversionJob("", settings, {}, None)
+        taken = {}
+        for name, together in (("one_by_one_seconds", False), ("together_seconds", True)):
+            for _ in range(2):
+                began = time.perf_counter()
+                done = list(converted_many(clips, engines, about, together=together))
+                self._wait()
+                taken[name] = time.perf_counter() - began
+        return {**taken, "clips": len(done), "device_peak_bytes": self._device_peak()}
+
     def live(self, job: dict[str, Any]) -> dict[str, Any]:
         """Seconds from the arrival of a block's last sample until it leaves, for every block of a stream."""
         from rvc_spark.infer.live_settings import LiveSettings
@@ -169,7 +197,7 @@ class Worker:
         return torch.cuda.max_memory_allocated()
 
 
-REQUESTS = ("load", "convert", "silent", "stages", "live", "switch")
+REQUESTS = ("load", "convert", "silent", "stages", "roofline", "many", "live", "switch")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from rvc_spark.errors import ConfigError
 from rvc_spark.rvc_config import RVCConfig
 
 PRECISIONS = tuple(name for name in get_args(RVCConfig.model_fields["precision"].annotation) if name != "auto")
-PARTS = ("rows", "streaming", "loading", "distances")  # lists of a report
+PARTS = ("rows", "many", "streaming", "loading", "distances")  # lists of a report
 ON_CPU, ON_CUDA = ("exact", "fast"), ("fp32", "fp16", "bf16")  # measured where nothing else was asked for
 
 
@@ -32,6 +32,8 @@ def add_benchmark(commands: Any) -> None:
     bench.add_argument("--patience", type=float, default=20, help="seconds after which no further one is begun")
     bench.add_argument("--size", choices=("full", "tiny"), default="full", help="of the networks that are made")
     bench.add_argument("--folder", type=Path, help="where the networks are made and kept (default: TEMP/benchmark)")
+    bench.add_argument("--many", action="store_true", default=None,
+                       help="32 clips one by one and at once (default: on cuda)")  # fmt: skip
     bench.add_argument("--no-streaming", action="store_true", help="leave the stream out")
     bench.add_argument("--no-loading", action="store_true", help="leave loading and switching out")
     bench.add_argument("--no-distances", action="store_true", help="leave out what a faster precision costs in sound")
@@ -96,7 +98,7 @@ def _plans(arguments: argparse.Namespace) -> list[Any]:
             precisions=tuple(arguments.precision or (ON_CUDA if device.startswith("cuda") else ON_CPU)),
             f0_methods=tuple(arguments.f0_method), threads=arguments.threads or os.cpu_count() or 1,
             runs=arguments.runs, patience=arguments.patience, sizes=SIZES[arguments.size],
-            streaming=not arguments.no_streaming, loading=not arguments.no_loading,
+            streaming=not arguments.no_streaming, loading=not arguments.no_loading, many=arguments.many,
         )
         for device in devices
     ]  # fmt: skip

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from rvc_spark import benchmark, benchmark_against, benchmark_distance, benchmark_worker
 from rvc_spark.benchmark import BenchmarkPlan, call_limit, load_request, percentile, run_benchmark
@@ -21,10 +23,12 @@ from rvc_spark.benchmark_machine import machine, peak_bytes
 from rvc_spark.benchmark_models import FULL_SIZE, TINY_SIZE, make_models, speech
 from rvc_spark.benchmark_picture import draw_report
 from rvc_spark.benchmark_process import MARK, Companion
+from rvc_spark.benchmark_roofline import decoder_flops
 from rvc_spark.benchmark_stages import STAGES, StageClock
 from rvc_spark.cli import main
 from rvc_spark.errors import BenchmarkError, ConfigError, OutputError
 from rvc_spark.infer.random_voice import VoiceRecipe, config_of
+from rvc_spark.infer.voice_layout import Traits, parse_config
 from rvc_spark.rvc_config import has_bf16
 
 MACHINE = {"processor": "a", "threads": 2, "gpu": None, "python": "3.11", "packages": {}, "load": 0.1, "cores": 2}
@@ -104,6 +108,36 @@ def test_without_noise_a_conversion_repeats_itself_whatever_the_seed(worker, fol
     np.testing.assert_array_equal(*sounds)
 
 
+def test_the_vocoder_is_held_against_a_matrix_product(worker, folder):
+    found = worker.roofline(job(folder))
+    assert found["peak_flops"] > 1e8 and found["decoder_flops"] > 1e6
+    synthesizer, counted = worker._vc.engines().synthesizer, []
+    for layer in synthesizer.network.dec.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer is not synthesizer.network.dec.cond:
+            layer.register_forward_hook(
+                lambda layer, given, made: counted.append(
+                    2 * layer.weight.numel() * (given[0] if isinstance(layer, nn.ConvTranspose1d) else made).shape[2]
+                )
+            )
+    net, frames = synthesizer.net, 20
+    inputs = torch.zeros(1, net.inter_channels, frames), torch.zeros(1, 1, frames * net.samples_per_frame)
+    synthesizer.network.dec(*inputs, torch.zeros(1, net.gin_channels, 1))
+    seconds = frames * net.samples_per_frame / net.sample_rate
+    assert found["decoder_flops"] == pytest.approx(sum(counted) / seconds)
+    recipe = VoiceRecipe(speakers=FULL_SIZE.speakers, sizes=FULL_SIZE.voice)
+    full = parse_config(config_of(recipe), Traits(768, FULL_SIZE.speakers, has_f0=True, vocoder="HiFi-GAN"))
+    stages = ((512, 256, 16, 1_000), (256, 128, 16, 10_000), (128, 64, 4, 20_000), (64, 32, 4, 40_000))  # wide, narrow
+    branches = sum(2 * narrow**2 * 6 * (3 + 7 + 11) * rate for _, narrow, _, rate in stages)
+    ups = sum(2 * wide * narrow * kernel * rate / (10 if rate < 20_000 else 2) for wide, narrow, kernel, rate in stages)
+    assert decoder_flops(full) == pytest.approx(branches + ups, rel=0.005) and round(branches / 1e9) == 89
+
+
+def test_many_clips_are_timed(worker, folder):
+    found = worker.many(job(folder, count=2))
+    assert found["clips"] == 2 and found["one_by_one_seconds"] > 0 and found["together_seconds"] > 0
+    assert found["device_peak_bytes"] is None
+
+
 def test_every_block_of_a_stream_is_timed(worker, folder):
     found = worker.live(job(folder, seconds=1.5, block=0.25))
     assert 5 <= len(found["seconds"]) <= 8 and min(found["seconds"]) > 0
@@ -119,7 +153,8 @@ def test_switching_voices(worker, models):
 def test_a_report_has_everything(worker, folder, models, monkeypatch):
     companion = InProcess(worker)
     monkeypatch.setattr(benchmark, "ours", lambda threads: companion)
-    plan = BenchmarkPlan(folder, (0.3, 0.6), f0_methods=("pm",), runs=2, sizes=TINY_SIZE)
+    monkeypatch.setattr(benchmark, "MANY_CLIPS", 2)
+    plan = BenchmarkPlan(folder, (0.3, 0.6), f0_methods=("pm",), runs=2, sizes=TINY_SIZE, many=True)
     lines: list[str] = []
     report = run_benchmark(plan, lines.append)
     assert [row["seconds"] for row in report["rows"]] == [0.3, 0.6] and report["rows"][0]["runs"] == 2
@@ -127,8 +162,10 @@ def test_a_report_has_everything(worker, folder, models, monkeypatch):
         assert row["first_seconds"] > 0 and row["rtf"] == pytest.approx(row["warm_seconds"] / row["seconds"])
     assert report["streaming"][0]["p99_seconds"] >= report["streaming"][0]["p50_seconds"] > 0
     assert report["loading"][0]["switch_warm_seconds"] > 0
-    assert companion.asked.count("load") == 4 and companion.asked.count("convert") == 6
+    assert companion.asked.count("load") == 5 and companion.asked.count("convert") == 6
     assert "threads" in lines[0] and any("RTF" in line for line in lines) and any("p99" in line for line in lines)
+    assert report["many"][0]["ratio"] > 0 and any("one by one" in line for line in lines)
+    assert all(row["decoder_share"] > 0 for row in report["rows"])
     json.dumps(report, allow_nan=False)
     assert compare_reports(report, report, Thresholds()), "and can be compared"
 

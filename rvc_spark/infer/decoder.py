@@ -52,7 +52,8 @@ class LightBranch(nn.Module):
         return x
 
 
-def _is_light(net: NetConfig) -> bool:
+def is_light(net: NetConfig) -> bool:
+    """Whether its residual branches are `LightBranch`."""
     return net.resblock != "1" and net.vocoder != MRF
 
 
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         super().__init__()
         first, stages = net.upsample_initial_channel, range(len(net.upsample_rates))
         widths = [net.stage_channels(stage) for stage in stages]
-        branch = LightBranch if _is_light(net) else ResidualBranch
+        branch = LightBranch if is_light(net) else ResidualBranch
         if net.has_f0:
             self.m_source = HarmonicSource(net.sample_rate, net.samples_per_frame, net.harmonics)
             self.noise_convs = nn.ModuleList(self._noise_conv(net, stage) for stage in stages)
@@ -158,7 +159,7 @@ def receptive_field(net: NetConfig) -> Margin:
 
 def _branch_reach(net: NetConfig) -> int:
     """Samples to each side that the widest residual branch looks at, at its own stage."""
-    plain = 0 if _is_light(net) else 1  # the undilated convolution of each pair
+    plain = 0 if is_light(net) else 1  # the undilated convolution of each pair
     return max(
         sum((step + plain) * (kernel - 1) // 2 for step in net.branch_dilations(number))
         for number, kernel in enumerate(net.resblock_kernel_sizes)
