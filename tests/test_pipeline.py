@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import signal
 
 from rvc_spark.audio import Audio, resample
 from rvc_spark.conversion import read_source
 from rvc_spark.errors import AudioError
+from rvc_spark.infer import recursive_filter, segments
 from rvc_spark.infer.noise_field import NoiseField
 from rvc_spark.infer.pipeline import Rendering, drain
 from rvc_spark.infer.segments import (
@@ -265,3 +267,20 @@ def test_stopping_in_the_middle_frees_the_work(demo, speech):
     assert next(steps).fraction == 0.0
     steps.close()
     assert demo.convert(Audio(speech.samples[:8_000], 16_000), f0_method="pm").frames == 16_000
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_high_pass_is_scipys(kind, monkeypatch):
+    b, a = signal.butter(5, 48, btype="high", fs=16_000)
+    for mine, theirs in ((segments.HIGHPASS_B, b), (segments.HIGHPASS_A, a)):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    np.testing.assert_allclose(segments.HIGHPASS_STATE, signal.lfilter_zi(b, a), rtol=1e-6)  # of an ill-posed system
+    sounds = [np.random.default_rng(n).standard_normal(n).astype(kind) for n in (1, 2, 18, 19, 20, 5_000)]
+    quick = [highpass(sound) for sound in sounds]
+    monkeypatch.setattr(recursive_filter, "package_folder", lambda name: None)
+    recursive_filter._filter.cache_clear()
+    for sound, filtered in zip(sounds, quick, strict=True):
+        theirs = signal.filtfilt(segments.HIGHPASS_B, segments.HIGHPASS_A, sound, padlen=min(18, len(sound) - 1))
+        np.testing.assert_allclose(filtered, theirs, atol=1e-7)
+        np.testing.assert_array_equal(highpass(sound), filtered)  # by scipy's front door
+    recursive_filter._filter.cache_clear()

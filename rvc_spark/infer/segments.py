@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import signal
+
+from rvc_spark.infer.recursive_filter import linear_filter
 
 SAMPLE_RATE = 16_000  # Hz; everything before the decoder runs at this rate
 HOP = 160  # samples, 10 ms: one frame of f0
@@ -22,8 +23,16 @@ FILTER_CONTEXT = 16_000  # samples; 1 s after its start the zero-phase filter ha
 CROSSFADE_FRAMES = 2  # 20 ms across each cut
 LENGTH_STEP = 200  # frames; parts of a cut recording are rounded up to it, since kernels are compiled per length
 
-# 5th-order Butterworth high-pass, 48 Hz.
-HIGHPASS_B, HIGHPASS_A = signal.butter(5, 48, btype="high", fs=SAMPLE_RATE)
+# 5th-order Butterworth high-pass, 48 Hz: scipy.signal.butter(5, 48, "high", fs=16000), and lfilter_zi of it, the state
+# in which a constant signal has always been there. A test holds them against scipy.
+HIGHPASS_B = 0.9699606451838447 * np.array([1.0, -5.0, 10.0, -10.0, 5.0, -1.0])
+HIGHPASS_A = np.array(
+    [1.0, -4.939001819168364, 9.757863526739543, -9.639544849413458, 4.761506797356209, -0.9408236532054606]
+)
+HIGHPASS_STATE = np.array(
+    [-0.9699605304939276, 3.8798421289715876, -5.819763203738301, 3.879842142541546, -0.9699605372808581]
+)
+HIGHPASS_EDGE = 3 * len(HIGHPASS_A)  # samples by which the ends are extended
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,17 @@ class ReferencePart:
 def highpass(samples: np.ndarray) -> np.ndarray:
     """Remove what lies below 48 Hz without moving anything in time. float [N] at 16 kHz -> float64 [N].
 
-    Zero-phase: the filter runs forwards and backwards. The ends are extended by odd reflection over 18 samples, or
-    over what a shorter clip has. float32 stays float32 until inside the filter: this form of the filter is so
-    ill-conditioned (all poles beside z = 1) that even the rounding of the mirrored ends shows at 1e-8.
+    Zero-phase: the filter runs forwards and backwards, as `scipy.signal.filtfilt`. The ends are extended by odd
+    reflection over 18 samples, or over what a shorter clip has. float32 stays float32 until inside the filter: this
+    form of the filter is so ill-conditioned (all poles beside z = 1) that even the rounding of the mirrored ends shows
+    at 1e-8.
     """
-    return signal.filtfilt(HIGHPASS_B, HIGHPASS_A, samples, padlen=min(18, len(samples) - 1))
+    edge = min(HIGHPASS_EDGE, len(samples) - 1)
+    before, after = samples[edge:0:-1], samples[-2 : -edge - 2 : -1]
+    whole = np.concatenate([2 * samples[:1] - before, samples, 2 * samples[-1:] - after]).astype(np.float64)
+    for _ in range(2):
+        whole = linear_filter(HIGHPASS_B, HIGHPASS_A, whole, HIGHPASS_STATE * whole[0])[::-1]
+    return whole[edge : len(whole) - edge].copy()
 
 
 def highpass_range(read: Callable[[int, int], np.ndarray], total: int, start: int, stop: int) -> np.ndarray:

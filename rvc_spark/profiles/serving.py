@@ -115,15 +115,12 @@ def retrieval_index(profile: VoiceProfile, encoder: Encodes, version: str, *, se
 
 def content_features(sound: Audio, encoder: Encodes, version: str) -> np.ndarray | None:
     """What is said in a sound, as the conversion sees it: float32 [F, D], a row per 20 ms; None for under 25 ms."""
-    from scipy import signal
-
-    from rvc_spark.infer.segments import HIGHPASS_A, HIGHPASS_B
+    from rvc_spark.infer.segments import highpass
 
     samples = sound.mono().resampled(CONTENT_RATE).samples
     if len(samples) < MIN_CONTENT_SAMPLES:
         return None
-    filtered = signal.filtfilt(HIGHPASS_B, HIGHPASS_A, samples).astype(np.float32)
-    return encoder.features(filtered, version)[0].cpu().numpy()  # type: ignore[index]
+    return encoder.features(highpass(samples).astype(np.float32), version)[0].cpu().numpy()  # type: ignore[index]
 
 
 def _keep(profile: VoiceProfile, name: str, write: Callable[[Path], None]) -> Path:
