@@ -15,7 +15,7 @@ _HOMES = {
     "Audio": "audio",
     "AudioChunk": "streaming.chunk",
     "BaseTTSEngine": "tts.engine",
-    "BatchItem": "rvc_init",
+    "BatchItem": "folder_conversion",
     "BatchOptions": "jobs.batch_plan",
     "BatchRow": "jobs.batch",
     "BlockConversion": "conversion",

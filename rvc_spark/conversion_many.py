@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
+
 from rvc_spark.conversion import Conversion, ConversionJob, SoundSource, read_source
 from rvc_spark.errors import RvcSparkError
-from rvc_spark.infer.pipeline import Engines, Rendering, Source, drain
+from rvc_spark.infer.pipeline import Engines, Rendered, Rendering, Source, drain
+from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.infer.together import render_together
 
 MOST_SOUNDS, MOST_SECONDS = 64, 600.0  # that are in memory together
@@ -43,18 +46,34 @@ def _converted(
     recordings = [item for item in group if isinstance(item, Source)]
     began, total = time.perf_counter(), _seconds(group)
     try:
-        renderings = [Rendering(recording, engines, job.settings) for recording in recordings]
-        if len(renderings) == 1:
-            rendered = [drain(renderings[0].steps())]
-        else:
-            rendered = list(render_together(renderings, engines, job.settings))
+        rendered = iter(_rendered(recordings, engines, job.settings))
     finally:
         for recording in recordings:
             recording.store.close()
     took = time.perf_counter() - began
-    results = zip(rendered, recordings, strict=True)
     for item in group:
-        yield item if isinstance(item, RvcSparkError) else job.finished(*next(results), took * item.seconds / total)
+        result = item if isinstance(item, RvcSparkError) else next(rendered)
+        yield result if isinstance(result, RvcSparkError) else job.finished(result, item, took * item.seconds / total)
+
+
+def _rendered(
+    recordings: Sequence[Source], engines: Engines, settings: ConversionSettings
+) -> list[Rendered | RvcSparkError]:
+    """At once; or each alone, when there is one, when one of them cannot be converted, or when memory is short."""
+    if len(recordings) > 1:
+        try:
+            renderings = [Rendering(recording, engines, settings) for recording in recordings]
+            return list(render_together(renderings, engines, settings))
+        except (RvcSparkError, torch.OutOfMemoryError):
+            pass
+    return [_alone(recording, engines, settings) for recording in recordings]
+
+
+def _alone(recording: Source, engines: Engines, settings: ConversionSettings) -> Rendered | RvcSparkError:
+    try:
+        return drain(Rendering(recording, engines, settings).steps())
+    except RvcSparkError as error:
+        return error
 
 
 def _seconds(group: Sequence[Source | RvcSparkError]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rvc_spark.errors import ConfigError
+from rvc_spark.folder_conversion import SOUND_SUFFIXES
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.profiles.consent import Consent
 from rvc_spark.profiles.enrolment import Enrolment
@@ -20,7 +21,7 @@ from rvc_spark.profiles.quality_settings import QualitySettings
 from rvc_spark.profiles.sample_report import EnrolmentReport
 from rvc_spark.profiles.voice_enrollment import VoiceEnrollmentPipeline
 from rvc_spark.profiles.voice_profile import VoiceProfile
-from rvc_spark.rvc_init import SOUND_SUFFIXES, get_profiles, get_speakers
+from rvc_spark.rvc_init import get_profiles, get_speakers
 
 
 def create_profile(

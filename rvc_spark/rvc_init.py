@@ -18,7 +18,8 @@ import numpy as np
 
 from rvc_spark.audio import Audio, EncodeOptions, WatermarkReport, use_watermark, write_whole
 from rvc_spark.conversion import Conversion, SoundSource
-from rvc_spark.errors import ConfigError, OutputError, RvcSparkError, VoiceNotFoundError
+from rvc_spark.errors import ConfigError, VoiceNotFoundError
+from rvc_spark.folder_conversion import BatchItem, converted_folder
 from rvc_spark.infer.pipeline import Progress
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.processing.speak_options import SpeakOptions
@@ -34,9 +35,6 @@ from rvc_spark.rvc_modules import VC, LoadedVoice
 from rvc_spark.tts.choose import Speakers
 from rvc_spark.tts.engine import BaseTTSEngine, EmbeddingResult
 
-SOUND_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .wma .mp4 .mkv .mov .webm .avi .w64 .caf .au".split()
-)
 DEFAULT_VOICE = "demo"
 DEFAULT_SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody was surprised."
 
@@ -85,16 +83,6 @@ class Speech:
     def engines(self) -> dict[str, Choice]:
         """Which engine did what, and why."""
         return self.conversion.engines
-
-
-@dataclass(frozen=True)
-class BatchItem:
-    """One file of a folder: converted to `path`, or left with `error`."""
-
-    source: Path
-    path: Path | None
-    conversion: Conversion | None
-    error: RvcSparkError | None
 
 
 def init_rvc(config: RVCConfig | None = None, **values: Any) -> VC:
@@ -335,24 +323,6 @@ def join_sentences(spoken: Sequence[Audio]) -> Audio:
     return Audio(np.concatenate(pieces), rate)
 
 
-def batch_targets(sources: Sequence[Path], folder: Path, output: Path, suffix: str) -> list[Path]:
-    """Where each source of a folder goes. `a.wav` and `a.mp3` become `a_wav.flac` and `a_mp3.flac`, not one file."""
-    plain = [output / source.relative_to(folder).with_suffix(suffix) for source in sources]
-    folded = [str(path).casefold() for path in plain]  # on a case-blind disk A.wav and a.wav are one name
-    targets = [
-        path if folded.count(key) == 1 else path.with_name(f"{source.stem}_{source.suffix[1:]}{suffix}")
-        for source, path, key in zip(sources, plain, folded, strict=True)
-    ]
-    taken: set[str] = set()
-    for number, target in enumerate(targets):
-        count = 1
-        while str(targets[number]).casefold() in taken:
-            count += 1
-            targets[number] = target.with_name(f"{target.stem}_{count}{suffix}")
-        taken.add(str(targets[number]).casefold())
-    return targets
-
-
 def convert_folder(
     folder: str | Path,
     output: str | Path,
@@ -367,24 +337,5 @@ def convert_folder(
 
     Raises OutputError when there is nothing to convert or the output cannot be a folder.
     """
-    folder, output = Path(folder), Path(output)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is not a folder", "Name a folder for the results.")
-    sources = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file()
-        and not (output != folder and path.is_relative_to(output))
-    )  # fmt: skip
-    if not sources:
-        raise OutputError(f"{folder} holds no sound files", f"Known suffixes: {' '.join(sorted(SOUND_SUFFIXES))}.")
-    vc = ready_voice()
-    checked = ConversionSettings().changed(**_with_profile_pitch(settings))
-    for source, target in zip(sources, batch_targets(sources, folder, output, f".{format}"), strict=True):
-        try:
-            if target in sources:
-                raise OutputError(f"{target} is one of the sources", "Name another folder for the results.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            conversion = vc.convert(source, checked, output=target, options=options)
-        except RvcSparkError as error:
-            yield BatchItem(source, None, None, error)
-        else:
-            yield BatchItem(source, target, conversion, None)
+    settings = ConversionSettings().changed(**_with_profile_pitch(settings))
+    yield from converted_folder(ready_voice(), Path(folder), Path(output), settings, format, options)

@@ -42,7 +42,7 @@ FAMILIES = {  # files that are the inside of a unit whose door is one file
     "triton_client": ("triton_",),
     "assets": ("asset_", "archives", "catalogue", "download", "transport", "part_file", "bundles", "voice_download"),
     "rvc_modules": ("conversion", "loaded_voices"),
-    "rvc_init": ("profile_verbs",),
+    "rvc_init": ("profile_verbs", "folder_conversion"),
     "benchmark": ("benchmark_",),
     "cli": ("cli_", "__main__"),
 }

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from rvc_spark.errors import ConfigError, RvcSparkError, TextError
+from rvc_spark.folder_conversion import SOUND_SUFFIXES
 from rvc_spark.infer.settings import ConversionSettings
 from rvc_spark.jobs.batch_csv import CsvRow, read_small_file, read_table
 from rvc_spark.jobs.batch_names import distinct_names, id_problem
 from rvc_spark.processing.utils import normalise_text
-from rvc_spark.rvc_init import SOUND_SUFFIXES
 from rvc_spark.tts.choose import ENGINES
 
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
