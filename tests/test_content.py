@@ -134,8 +134,10 @@ def test_chunks_of_the_convolutions_are_exact(folder, monkeypatch):
         torch.testing.assert_close(encoder.features(sound, "v2"), whole, rtol=0, atol=5e-7)  # returned in single
 
 
-def test_rows_compute_what_the_network_computes(folder, monkeypatch):
-    """In single precision on a CPU the convolutions run in another layout, with their GELU inside."""
+@pytest.mark.parametrize("avx512", [False, True])
+def test_rows_compute_what_the_network_computes(folder, monkeypatch, avx512):
+    """In single precision on a CPU the convolutions run in another layout, with their GELU inside, or as products."""
+    monkeypatch.setattr(conv_features, "has_avx512", lambda: avx512)
     encoder, exact = load_content_encoder(folder), load_content_encoder(folder, dtype=torch.float64)
     sound = noise(2.0, 5)
     assert encoder._convolve._rows is not None and exact._convolve._rows is None

@@ -4,8 +4,9 @@ All convolutions are local; only the group norm behind the first one looks at al
 y = (x - mean) / sqrt(var + eps) * w + b, which is folded into the convolution:
 y = conv(wave, W * s) + (b - mean * s) with s = w / sqrt(var + eps).
 
-On a CPU the pieces are rows (see `row_conv`): each convolution is one product with its GELU on the way out. Refuses to
-know transformers, versions and sounds' formats.
+On a CPU the pieces are rows (see `row_conv`): each convolution is one product with its GELU on the way out. Where there
+is no AVX-512, oneDNN's convolutions run at a quarter of their speed for some lengths, and plain products take their
+place. Refuses to know transformers, versions and sounds' formats.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ class ConvFeatures:
     def __init__(self, extractor: Extractor, dtype: torch.dtype) -> None:
         self._layers, self._dtype = extractor.conv_layers, dtype
         weight = self._layers[0].conv.weight
-        self._rows: list[RowConv] | None = None
+        self._rows: list[RowConv] | list[PairConv] | None = None
         if weight.device.type == "cpu" and weight.dtype == torch.float32 and rows_work(dtype):
             convs = [layer.conv for layer in self._layers[1:]]
-            self._rows = [RowConv(conv.weight.to(dtype), None, stride=conv.stride[0]) for conv in convs]
+            paired = all(conv.kernel_size[0] in (2, 3) and conv.stride[0] == 2 for conv in convs)
+            if paired and dtype == torch.float32 and not has_avx512():
+                self._rows = [PairConv(conv.weight) for conv in convs]
+            else:
+                self._rows = [RowConv(conv.weight.to(dtype), None, stride=conv.stride[0]) for conv in convs]
 
     def __call__(self, wave: Tensor) -> Tensor:
         """Waveforms [B, N], N >= WINDOW -> [B, F, C] in the waveforms' type, F = (N - WINDOW) // HOP + 1."""
@@ -88,6 +93,33 @@ class ConvFeatures:
         norm = first.layer_norm
         scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
         return (weight * scale[:, None]).to(wave.dtype), (norm.bias.double() - mean * scale).to(wave.dtype)
+
+
+class PairConv:
+    """A convolution of 2 or 3 taps and stride 2 without bias, as products over pairs of rows.
+
+    Args:
+        weight: [out, in, taps].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._channels, self._taps = weight.shape[1:]
+        self._pair = weight[:, :, :2].permute(2, 1, 0).flatten(0, 1).contiguous()  # [2 in, out]
+        self._third = weight[:, :, 2].T.contiguous() if self._taps == 3 else None
+
+    def gelu(self, rows: Tensor) -> Tensor:
+        """Rows [1, in, 1, T] -> GELU of the convolution, rows [1, out, 1, (T - taps) // 2 + 1]."""
+        x = as_matrix(rows)
+        count, wide = (len(x) - self._taps) // 2 + 1, 2 * self._channels
+        made = x[: 2 * count].view(count, wide) @ self._pair
+        if self._third is not None:
+            made.addmm_(x[2:].as_strided((count, self._channels), (wide, 1)), self._third)
+        return as_rows(F.gelu(made))
+
+
+def has_avx512() -> bool:
+    """Whether torch's kernels are those for AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _pieces(wave: Tensor, frames: int, largest: int) -> Iterator[tuple[Tensor, int]]:
