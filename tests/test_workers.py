@@ -394,6 +394,17 @@ def test_a_reference_that_cannot_be_learnt_ends_the_utterance(quick):
     assert utterance.status.state == "failed" and quick.speakers.enrolled == 1 and list(utterance) == []
 
 
+def test_what_ended_before_anybody_listened_is_told(quick):
+    quick.speakers.refuses = True
+    utterance = quick.submit(story(3), reference="me.wav")
+    deadline = time.monotonic() + PATIENCE
+    while utterance.status.state != "failed" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(SpeechError, match="cannot be enrolled"):
+        utterance.get(0.1)
+    assert utterance.get(0.1) is None and list(utterance) == []
+
+
 def test_what_is_refused_at_once(quick):
     for text, changes, kind in [
         ("", {}, TextError), ("Hello.", {"volume": 3}, ConfigError), ("Hello.", {"key": 99}, ConfigError),

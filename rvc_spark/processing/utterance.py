@@ -27,6 +27,7 @@ class Utterance:
 
     def __init__(self, session: Session, desk: WorkDesk, shelf: VoiceShelf, manager: object = None) -> None:
         self._session, self._desk, self._shelf = session, desk, shelf
+        self._told = False  # whether its error, if it has one, was raised
         self._manager = manager  # whose workers end when nobody knows it any more
         weakref.finalize(self, setattr, session, "abandoned", True).atexit = False
 
@@ -88,9 +89,13 @@ class Utterance:
         return chunk
 
     def get(self, timeout: float | None = None) -> AudioChunk | None:
-        """The next chunk; None when nothing came within `timeout` seconds, or nothing follows any more."""
+        """The next chunk; None when nothing came within `timeout` seconds, or nothing follows any more.
+
+        Raises, once, what the utterance ended with, also when that was before anybody listened.
+        """
         session = self._session
         if session.over or session.queue.ended:
+            self._tell()
             return None
         try:
             chunk = session.queue.get(timeout)
@@ -103,12 +108,20 @@ class Utterance:
                 return None
             with self._desk.changed:
                 session.end(error=error)
+                self._told = True
             self._desk.wake()
             raise
         if chunk is not None and chunk.last:
             self._desk.settle()
             self._desk.wake()
         return chunk
+
+    def _tell(self) -> None:
+        with self._desk.changed:
+            error = None if self._told or self._session.cancelled else self._session.error
+            self._told = True
+        if error is not None:
+            raise error
 
     def retry(self, sentence: int) -> None:
         """Make a failed sentence again, under the policy "wait". Raises StreamError if it has not failed."""
