@@ -95,13 +95,21 @@ def _plans(arguments: argparse.Namespace) -> list[Any]:
     return [
         BenchmarkPlan(
             folder=(arguments.folder or default_folder()).resolve(), seconds=tuple(lengths), devices=(device,),
-            precisions=tuple(arguments.precision or (ON_CUDA if device.startswith("cuda") else ON_CPU)),
+            precisions=tuple(arguments.precision or _usual_precisions(device)),
             f0_methods=tuple(arguments.f0_method), threads=arguments.threads or os.cpu_count() or 1,
             runs=arguments.runs, patience=arguments.patience, sizes=SIZES[arguments.size],
             streaming=not arguments.no_streaming, loading=not arguments.no_loading, many=arguments.many,
         )
         for device in devices
     ]  # fmt: skip
+
+
+def _usual_precisions(device: str) -> list[str]:
+    """Those that differ on a device, so that nothing is measured twice where fast is no faster."""
+    found: dict[str, str] = {}
+    for name in ON_CUDA if device.startswith("cuda") else ON_CPU:
+        found.setdefault(RVCConfig(device=device, precision=name).precision_choice().value, name)
+    return list(found.values())
 
 
 def _deliver(report: dict[str, Any], arguments: argparse.Namespace) -> None:

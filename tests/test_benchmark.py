@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rvc_spark import benchmark, benchmark_against, benchmark_distance, benchmark_worker
+from rvc_spark import benchmark, benchmark_against, benchmark_distance, benchmark_worker, cli_benchmark
 from rvc_spark.benchmark import BenchmarkPlan, call_limit, load_request, percentile, run_benchmark
 from rvc_spark.benchmark_against import Rival, compare_sounds, run_against
 from rvc_spark.benchmark_compare import Thresholds, compare_reports, different_machines, read_report
@@ -435,6 +435,12 @@ def test_the_regression_check_ends_with_one(tmp_path, capsys):
     assert main([*words, "--threshold", "2"]) == 0
     assert main([*words, "--json", "--threshold", "2"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["verdict"] == "same"
+
+
+def test_what_is_measured_where_nothing_was_asked_for(monkeypatch):
+    for has, names in ((True, ["exact", "fast"]), (False, ["exact"])):
+        monkeypatch.setattr("rvc_spark.rvc_config.has_bf16", lambda device, has=has: has)
+        assert cli_benchmark._usual_precisions("cpu") == names
 
 
 def test_a_place_for_the_report_that_is_not_there(capsys):
