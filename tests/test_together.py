@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -121,6 +122,19 @@ def test_pitch_of_many_is_that_of_each(models):
         np.testing.assert_allclose(tracker.track(one), contour, rtol=1e-4)
     unlike = tracker.track_many([sounds[0], sounds[1][:16_000]])
     assert [len(f0) for f0 in unlike] == [200, 100]
+
+
+def test_blocks_on_a_device_fit_its_memory(monkeypatch):
+    decoder = small_engines(rate=40_000).synthesizer.decoder
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(decoder, "_decoder", SimpleNamespace(conv_pre=SimpleNamespace(weight=weight)))
+    memory = {"mem_get_info": (7 << 30, 8 << 30), "memory_reserved": 3 << 30, "memory_allocated": 2 << 30}
+    for name, value in memory.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    fits = (4 << 30) // (400 * 1024)  # half of what is free
+    assert decoder._on_device(1, 100_000) == fits and decoder._on_device(32, 1_000) == fits // 32
+    assert decoder._on_device(1, 500) == 1024, "nobody asks how much memory there is"
+    assert decoder._on_device(1_000, 500) == 64
 
 
 # --- whole recordings ------------------------------------------------------------------------------------------------

@@ -60,17 +60,18 @@ class BlockDecoder:
 
         first_frames: of the first block; each following one has half as many again. None: as long as is fastest.
         """
-        largest = DECODER_FRAMES if self._on_cpu else max(self._device_frames() // len(z), SHORTEST_BLOCK)
+        largest = DECODER_FRAMES if self._on_cpu else self._on_device(len(z), keep[1] - keep[0])
         for span in _spans(keep, first_frames, largest):
             yield self._frames(z, excitation, speaker, span)
 
-    def _device_frames(self) -> int:
-        """Frames, of all sequences together, that are decoded at once: more where there is more memory."""
-        device = self._decoder.conv_pre.weight.device
-        if device.type != "cuda":
-            return DECODER_FRAMES_GPU
-        free, _ = torch.cuda.mem_get_info(device)
-        return max(DECODER_FRAMES_GPU, free // 2 // (self._per_frame * BYTES_PER_SAMPLE))
+    def _on_device(self, batch: int, wanted: int) -> int:
+        """Frames of each of `batch` sequences to decode at once: more where there is memory, and more are wanted."""
+        device, frames = self._decoder.conv_pre.weight.device, DECODER_FRAMES_GPU
+        if device.type == "cuda" and batch * wanted > frames:
+            free = torch.cuda.mem_get_info(device)[0]
+            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            frames = max(frames, free // 2 // (self._per_frame * BYTES_PER_SAMPLE))
+        return max(frames // batch, SHORTEST_BLOCK)
 
     def _frames(self, z: Tensor, excitation: Tensor | None, speaker: Tensor, span: tuple[int, int]) -> Tensor:
         if self._rows is not None and len(z) == 1:
