@@ -222,14 +222,13 @@ def headline(about: dict[str, Any]) -> str:
 
 def row_line(row: dict[str, Any]) -> str:
     """One line about a clip."""
-    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["stages"].items())
     memory = "" if row["peak_bytes"] is None else f", peak {row['peak_bytes'] / 1e6:.0f} MB"
     device_peak = row["device_peak_bytes"]
     memory += "" if device_peak is None else f" and {device_peak / 1e6:.0f} MB on the device"
     return (
         f"{place_words(row)} {row['f0_method']:>6} {row['seconds']:6g} s: first {row['first_seconds']:.2f} s, "
         f"warm {row['warm_seconds']:.2f} s (least of {row['runs']}: {row['warm_least']:.2f}), "
-        f"RTF {row['rtf']:.3f}{memory}; {stages}; decoder at {row['decoder_share']:.0%} of a matrix product"
+        f"RTF {row['rtf']:.3f}{memory}; {stage_words(row)}; decoder at {row['decoder_share']:.0%} of a matrix product"
     )
 
 
@@ -239,7 +238,7 @@ def many_line(row: dict[str, Any]) -> str:
         f"{place_words(row)} {row['f0_method']:>6} {row['clips']} clips of {row['seconds']:g} s: "
         f"one by one {row['one_by_one_seconds']:.2f} s, at once {row['together_seconds']:.2f} s "
         f"({row['ratio']:.2f} times as fast), "
-        f"RTF {row['together_seconds'] / row['clips'] / row['seconds']:.4f}"
+        f"RTF {row['together_seconds'] / row['clips'] / row['seconds']:.4f}; {stage_words(row)}"
     )
 
 
@@ -258,6 +257,11 @@ def loading_line(row: dict[str, Any]) -> str:
         f"{place_words(row)} import {row['import_seconds']:.2f} s, load {row['load_seconds']:.2f} s; another voice: "
         f"{row['switch_first_seconds'] * 1000:.0f} ms from disk, {row['switch_warm_seconds'] * 1000:.1f} ms again"
     )
+
+
+def stage_words(row: dict[str, Any]) -> str:
+    """Seconds of each stage."""
+    return ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["stages"].items())
 
 
 def place_words(row: dict[str, Any]) -> str:

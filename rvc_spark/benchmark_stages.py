@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from rvc_spark.infer.pipeline import Engines
+from rvc_spark.infer.pitch import PitchTracker
 
 PRIOR, SYNTHESIS = "prior and flow", "synthesis"
 STAGES = ("pitch", "content", "retrieval", PRIOR, "decoder", "rest")
@@ -87,6 +88,11 @@ class _Watched:
         return getattr(self._target, name)
 
 
+def _watched_tracker(tracker: PitchTracker, clock: StageClock) -> PitchTracker:
+    many = None if tracker.raw_many is None else clock.timed("pitch", tracker.raw_many)
+    return replace(tracker, raw=clock.timed("pitch", tracker.raw), raw_many=many)
+
+
 @contextmanager
 def watched(engines: Engines, clock: StageClock) -> Iterator[Engines]:
     """The engines, each counted under its stage while this is entered."""
@@ -99,7 +105,7 @@ def watched(engines: Engines, clock: StageClock) -> Iterator[Engines]:
         yield replace(
             engines,
             encoder=_Watched(encoder, {"features_of_many": clock.timed("content", encoder.features_of_many)}),
-            tracker=None if tracker is None else replace(tracker, raw=clock.timed("pitch", tracker.raw)),
+            tracker=None if tracker is None else _watched_tracker(tracker, clock),
             index=None if index is None else _Watched(index, {"blended": clock.timed("retrieval", index.blended)}),
             synthesizer=_Watched(
                 synthesizer, {"window_blocks": clock.timed_steps(SYNTHESIS, synthesizer.window_blocks)}

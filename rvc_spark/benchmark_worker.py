@@ -98,9 +98,11 @@ class Worker:
         return {"decoder_flops": decoder_flops(engines.synthesizer.net), "peak_flops": peak}
 
     def many(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Seconds for `count` clips one after the other, and for all of them at once; the second round of each."""
+        """Seconds for `count` clips one after the other, and for all of them at once, the second round of each; and the
+        stages of another round at once."""
         import numpy as np
 
+        from rvc_spark.benchmark_stages import StageClock, watched
         from rvc_spark.conversion import ConversionJob
         from rvc_spark.conversion_many import converted_many
 
@@ -114,7 +116,12 @@ class Worker:
                 done = list(converted_many(clips, engines, about, together=together))
                 self._wait()
                 taken[name] = time.perf_counter() - began
-        return {**taken, "clips": len(done), "device_peak_bytes": self._device_peak()}
+        clock = StageClock(self._vc.device.value)
+        began = clock.now()
+        with watched(engines, clock) as timed:
+            done = list(converted_many(clips, timed, about, together=True))
+        stages = clock.split(clock.now() - began)
+        return {**taken, "clips": len(done), "stages": stages, "device_peak_bytes": self._device_peak()}
 
     def live(self, job: dict[str, Any]) -> dict[str, Any]:
         """Seconds from the arrival of a block's last sample until it leaves, for every block of a stream."""

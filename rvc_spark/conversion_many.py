@@ -65,7 +65,7 @@ def _rendered(
             renderings = [Rendering(recording, engines, settings) for recording in recordings]
             return list(render_together(renderings, engines, settings))
         except (RvcSparkError, torch.OutOfMemoryError):
-            pass
+            pass  # which of them it was, or that one alone is too much, shows when each is done by itself
     return [_alone(recording, engines, settings) for recording in recordings]
 
 

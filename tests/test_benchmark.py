@@ -136,6 +136,7 @@ def test_many_clips_are_timed(worker, folder):
     found = worker.many(job(folder, count=2))
     assert found["clips"] == 2 and found["one_by_one_seconds"] > 0 and found["together_seconds"] > 0
     assert found["device_peak_bytes"] is None
+    assert tuple(found["stages"]) == STAGES and all(seconds > 0 for seconds in found["stages"].values())
 
 
 def test_every_block_of_a_stream_is_timed(worker, folder):

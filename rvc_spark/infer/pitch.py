@@ -50,7 +50,7 @@ class PitchTracker:
 
     Attributes:
         raw: float64 [N] → Hz at the algorithm's own length, mostly N // 160 + 1.
-        raw_many: the same of sounds of one length at once, by those that can.
+        raw_many: the same of several sounds, by those that take sounds of one length at once.
     """
 
     method: str
@@ -59,11 +59,10 @@ class PitchTracker:
     raw_many: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] | None = None
 
     def track_many(self, sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`track` of several sounds, together where the method can and they have one length. Raises as it does."""
-        if self.raw_many is None or len({len(samples) for samples in sounds}) != 1:
-            return [self.track(samples) for samples in sounds]
+        """`track` of several sounds, at once where the method can. Raises as it does."""
         sounds = [_checked_sound(samples) for samples in sounds]
-        return [fit_frames(f0, len(sounds[0]) // HOP) for f0 in self.raw_many(sounds)]
+        contours = [self.raw(samples) for samples in sounds] if self.raw_many is None else self.raw_many(sounds)
+        return [fit_frames(f0, len(samples) // HOP) for f0, samples in zip(contours, sounds, strict=True)]
 
     def track(self, samples: np.ndarray) -> np.ndarray:
         """f0 of `samples` float [N] at 16 kHz: float64 [N // 160] Hz, 0 = unvoiced, frame t at second t / 100.

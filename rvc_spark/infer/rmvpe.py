@@ -78,7 +78,7 @@ class RMVPE:
         return np.concatenate([decode_salience(part, threshold) for part in parts])
 
     def f0_of_many(self, sounds: Sequence[np.ndarray | torch.Tensor], threshold: float = THRESHOLD) -> list[np.ndarray]:
-        """`f0` of several sounds of one length at once. Raises as it does."""
+        """`f0` of several sounds, at once where they have one length and fit one pass. Raises as it does."""
         waves = [_checked_samples(samples) for samples in sounds]
         frames = len(waves[0]) // HOP + 1
         if frames > WHOLE_FRAMES or len({len(wave) for wave in waves}) > 1:
